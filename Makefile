@@ -1,0 +1,49 @@
+# `make` alone says what there is.
+VENV := .venv
+PYTHON ?= python3
+UV_VERSION := 0.13.9
+EXPERIMENT ?=
+SET ?=
+export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help repro test lint format schema lock ui
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  EXPERIMENT=name and SET=\"key.path=value ...\" go with repro; experiments/ holds the names."
+
+repro: $(VENV)/.ready ## Run prepare, train, evaluate, register through DVC, whatever of it is out of date
+ifneq ($(EXPERIMENT)$(SET),)
+	ganflow experiment "$(or $(EXPERIMENT),digits-dcgan)" $(foreach pair,$(SET),-S '$(pair)')
+endif
+	dvc repro
+
+test: $(VENV)/.ready ## Run the tests
+	pytest
+
+lint: $(VENV)/.ready ## Check style and types
+	ruff check
+	ruff format --check
+	mypy
+
+format: $(VENV)/.ready ## Put the style right
+	ruff check --fix
+	ruff format
+
+ui: $(VENV)/.ready ## Open MLflow's pages on this repository's runs, at http://127.0.0.1:5000
+	mlflow ui --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///$(CURDIR)/mlflow.db}" --host 127.0.0.1 --port 5000
+
+schema: $(VENV)/.ready ## Write params.schema.json, from which editors complete params.yaml
+	ganflow schema > params.schema.json
+
+lock: $(VENV)/.ready ## Choose the versions of all dependencies anew
+	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --upgrade \
+	  --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)
+	$(VENV)/bin/uv pip install --python $(VENV)/bin/python --quiet --compile-bytecode --require-hashes -r requirements.lock
+	$(VENV)/bin/uv pip install --python $(VENV)/bin/python --quiet --no-deps --no-build-isolation --editable .
+	touch $@

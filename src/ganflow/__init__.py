@@ -1,0 +1,3 @@
+"""ganflow: generative adversarial networks trained as a reproducible pipeline."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,75 @@
+"""The data card: what a packed data set holds, where it came from, and what was left out."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ganflow.errors import UserError
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+CARD_FILE = "card.json"
+
+
+@dataclass(frozen=True)
+class SplitCard:
+    """One split: its number of pictures, and how many of each class by name (None without labels)."""
+
+    count: int
+    class_counts: Mapping[str, int] | None
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was left out, by its path below data.root, and why."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataCard:
+    """What a packed data set holds.
+
+    `mean` and `std` are per channel, of the training pixels scaled to [0, 1]. `digest` is a SHA-256 of the shapes,
+    pixels, labels and class names of all splits: equal data has an equal digest, wherever it lies.
+    """
+
+    name: str
+    source: str
+    resolution: int
+    channels: int
+    classes: Sequence[str] | None
+    splits: Mapping[Split, SplitCard]
+    mean: Sequence[float]
+    std: Sequence[float]
+    digest: str
+    skipped: Sequence[Skipped]
+    converted: Mapping[str, int]
+
+    def save(self, path: Path) -> None:
+        """Write the card as JSON."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> "DataCard":
+        """Read a card. Raises UserError if it is missing or is not one."""
+        try:
+            return cls._from_json(json.loads(path.read_text(encoding="utf-8")))
+        except FileNotFoundError:
+            raise UserError(f"{path}: there is no data card; run `ganflow prepare` first") from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UserError(
+                f"{path}: is not a data card ({type(error).__name__}: {error}); run `ganflow prepare` again"
+            ) from None
+
+    @classmethod
+    def _from_json(cls, tree: dict[str, Any]) -> "DataCard":
+        fields = dict(tree)
+        fields["classes"] = None if tree["classes"] is None else [str(name) for name in tree["classes"]]
+        fields["splits"] = {split: SplitCard(**tree["splits"][split]) for split in SPLITS}
+        fields["skipped"] = [Skipped(**entry) for entry in tree["skipped"]]
+        fields["converted"] = dict(tree["converted"])
+        return cls(**fields)

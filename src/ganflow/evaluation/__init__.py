@@ -1,0 +1,1 @@
+"""Features, statistics and metrics as pure functions on tensors."""

@@ -1,0 +1,32 @@
+"""The user's repository: where runs, artifacts and the state to resume from belong, wherever a stage is started."""
+
+import os
+from pathlib import Path
+
+_MARKERS = ("params.yaml", ".dvc", ".git")
+_DVC_WORKSPACES = (".dvc", "tmp", "exps")
+
+
+def home() -> Path:
+    """Find the root of the user's repository: DVC's root, else the nearest folder upwards that looks like one.
+
+    DVC runs a queued experiment in a copy of the repository below .dvc/tmp/exps, and deletes the copy afterwards:
+    there, the repository itself is meant.
+    """
+    start = Path(os.environ.get("DVC_ROOT") or Path.cwd()).resolve()
+    parts = start.parts
+    for depth in range(1, len(parts) - len(_DVC_WORKSPACES)):
+        if parts[depth : depth + len(_DVC_WORKSPACES)] == _DVC_WORKSPACES:
+            return Path(*parts[:depth])
+    if os.environ.get("DVC_ROOT"):
+        return start
+    return next((folder for folder in (start, *start.parents) if _is_marked(folder)), start)
+
+
+def state_folder() -> Path:
+    """Folder of what outlives a stage without being its output: states to resume from, locks."""
+    return home() / ".ganflow"
+
+
+def _is_marked(folder: Path) -> bool:
+    return any((folder / marker).exists() for marker in _MARKERS)

@@ -1,0 +1,1 @@
+"""prepare, train, evaluate, register: parameters and paths in, files out."""

@@ -1,0 +1,79 @@
+"""The journal of a training: what happened, appended to a local file before anybody is told.
+
+One JSON object a line, in the order of the images: `{"images", "time", and one of "values" | "samples" | "status"}`,
+with the time in milliseconds since 1970. A line without its newline was torn by a kill and does not count.
+"""
+
+import csv
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+FILE = "journal.jsonl"
+
+
+class Journal:
+    """Append-only record of ticks, sample pictures and endings.
+
+    A training that goes on from a checkpoint plays ticks again that the journal already has. They keep their first
+    line, and with it their time stamp, so that a tracker that is sent them twice sees the same points.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / FILE
+        folder.mkdir(parents=True, exist_ok=True)
+        self._drop_torn_line()
+        lines = list(self.lines())
+        self._last = {kind: max((x["images"] for x in lines if kind in x), default=-1) for kind in ("values", "samples")}
+
+    def add_values(self, images: int, values: dict[str, float]) -> None:
+        """Record the values of a tick."""
+        self._append_new("values", images, values)
+
+    def add_samples(self, images: int, picture: str) -> None:
+        """Record a grid of samples by its path relative to the journal's folder."""
+        self._append_new("samples", images, picture)
+
+    def add_status(self, images: int, status: Status) -> None:
+        """Record how the training ended, or that it was interrupted."""
+        self._append({"images": images, "time": _now(), "status": status})
+
+    def lines(self) -> Iterator[dict[str, Any]]:
+        """Give the recorded lines in order."""
+        if self.path.exists():
+            with self.path.open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
+
+    def write_history(self, path: Path) -> None:
+        """Write the ticks as CSV: the column `images`, then one per value, without the group's prefix."""
+        ticks = [line for line in self.lines() if "values" in line]
+        names = list(dict.fromkeys(name for line in ticks for name in line["values"]))
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["images", *(name.rpartition("/")[2] for name in names)])
+            writer.writerows([line["images"], *(line["values"].get(name) for name in names)] for line in ticks)
+
+    def _append_new(self, kind: str, images: int, content: Any) -> None:
+        if images > self._last[kind]:
+            self._append({"images": images, "time": _now(), kind: content})
+            self._last[kind] = images
+
+    def _append(self, line: dict[str, Any]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _drop_torn_line(self) -> None:
+        if self.path.exists():
+            content = self.path.read_bytes()
+            whole = content.rfind(b"\n") + 1
+            if whole < len(content):
+                with self.path.open("r+b") as file:
+                    file.truncate(whole)
+
+
+def _now() -> int:
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,99 @@
+"""The training loop: rounds of the game, and what is due between them. It never knows which family plays."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from ganflow.data.grid import save_grid
+from ganflow.data.quantise import to_uint8
+from ganflow.training import checkpoint
+from ganflow.training.journal import Journal
+from ganflow.training.match import Match
+
+SAMPLES = 64
+SAMPLE_COLUMNS = 8
+
+
+class DivergedError(Exception):
+    """A loss or a weight was no longer finite."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__(images)
+        self.images = images
+
+
+class InterruptedTraining(Exception):  # noqa: N818 (a request that was met, not an error)
+    """The training was asked to stop, and left a checkpoint at `images`."""
+
+    def __init__(self, images: int) -> None:
+        super().__init__(images)
+        self.images = images
+
+
+def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, stop: Callable[[], bool]) -> None:
+    """Play until `params.images`, from the checkpoint in `state` where there is one.
+
+    `fixed_inputs` are the generator's inputs of every sample grid. `stop` is asked once a round.
+    Raises DivergedError, with the last good checkpoint kept, and InterruptedTraining, with one just written.
+    """
+    params = match.params
+    if not checkpoint.restore(match, state):
+        _sample(match, fixed_inputs, state, journal)
+    clock = _Clock(match.images)
+    with tqdm(total=params.images, initial=match.images, unit="img", unit_scale=True, desc="train") as bar:
+        while match.images < params.images:
+            before = match.images
+            match.play_round()
+            bar.update(match.images - before)
+            last = match.images >= params.images
+
+            def due(every: int, before: int = before, last: bool = last) -> bool:
+                return last or match.images // every > before // every
+
+            if due(params.tick_every_images):
+                values, diverged_at = match.meter.read()
+                if diverged_at is not None:
+                    raise DivergedError(diverged_at)
+                journal.add_values(match.images, {f"train/{k}": v for k, v in {**values, **clock.read(match.images)}.items()})
+                bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+            if due(params.sample_every_images):
+                _sample(match, fixed_inputs, state, journal)
+            if due(params.checkpoint_every_images) or stop():
+                _save(match, state)
+                if stop() and not last:
+                    raise InterruptedTraining(match.images)
+
+
+class _Clock:
+    """Measures images a second from one reading to the next."""
+
+    def __init__(self, images: int) -> None:
+        self._images, self._time = images, time.perf_counter()
+
+    def read(self, images: int) -> dict[str, float]:
+        now = time.perf_counter()
+        rate = (images - self._images) / max(now - self._time, 1e-9)
+        self._images, self._time = images, now
+        return {"images_per_second": rate}
+
+
+def _save(match: Match, state: Path) -> None:
+    try:
+        checkpoint.save(match, state)
+    except checkpoint.NotFiniteError:
+        raise DivergedError(match.images) from None
+
+
+def _sample(match: Match, inputs: Tensor, state: Path, journal: Journal) -> None:
+    devices = [match.device] if match.device.type == "cuda" else []
+    with torch.no_grad(), torch.random.fork_rng(devices):  # a generator with noise of its own must not move the game's
+        torch.manual_seed(0)
+        images = to_uint8(match.average.network(inputs))
+    picture = Path("samples") / f"{match.images:09d}.png"
+    (state / picture).parent.mkdir(parents=True, exist_ok=True)
+    save_grid(images.cpu().numpy(), state / picture, SAMPLE_COLUMNS)
+    journal.add_samples(match.images, str(picture))

@@ -1,0 +1,73 @@
+"""A match: the players of one game on one device, with all that changes while they play."""
+
+import torch
+
+from ganflow.models.game import Game, Player
+from ganflow.params import TrainParams
+from ganflow.training.augment import flip, translate
+from ganflow.training.ema import MovingAverage, half_life
+from ganflow.training.meter import Meter
+from typing import TYPE_CHECKING
+if TYPE_CHECKING:
+    from ganflow.data.batches import Batches
+
+
+class Match:
+    """What a checkpoint holds: networks, moving average, optimisers, meter, and the rounds played.
+
+    A round gives each player its steps. Every turn takes the next batch of the endless stream of real pictures.
+    """
+
+    def __init__(self, game: Game, batches: "Batches", params: TrainParams, device: torch.device) -> None:
+        self.device = device
+        # Convolutions are quicker on both CPU and GPU with the channels last.
+        self.game = game.to(device, memory_format=torch.channels_last).train()
+        self.batches = batches
+        self.params = params
+        self.players = self.game.players
+        self.average = MovingAverage(self.game.generator)
+        self.optimizers = {player.name: self._optimizer(player) for player in self.players}
+        self.meter = Meter(device)
+        self.rounds = 0
+        self.game.discriminator.register_forward_pre_hook(self._augment)
+
+    @property
+    def images(self) -> int:
+        """Real images shown to the first player so far."""
+        return self.rounds * self.images_a_round
+
+    @property
+    def images_a_round(self) -> int:
+        """Real images that one round adds."""
+        return self.players[0].steps * self.params.batch_size
+
+    def play_round(self) -> None:
+        """Let each player take its steps, and the average follow. Nothing here waits for the device."""
+        turns = [player for player in self.players for _ in range(player.steps)]
+        images = self.images + self.images_a_round
+        for turn, player in enumerate(turns):
+            for other in self.players:
+                other.network.requires_grad_(other is player)
+            batch = self.batches.batch((self.rounds * len(turns) + turn) * self.params.batch_size)
+            outcome = player.play(batch)
+            optimizer = self.optimizers[player.name]
+            optimizer.zero_grad()
+            outcome.loss.backward()
+            optimizer.step()
+            self.meter.add(player.name, outcome, images)
+        self.rounds += 1
+        life = half_life(images, self.params.ema_half_life, self.params.ema_ramp_up)
+        self.average.update(self.images_a_round, life)
+
+    def _optimizer(self, player: Player) -> torch.optim.Optimizer:
+        rates = {"generator": self.params.generator_lr, "discriminator": self.params.discriminator_lr}
+        betas = (self.params.beta1, self.params.beta2)
+        return torch.optim.Adam(player.network.parameters(), lr=rates[player.name], betas=betas, fused=True)
+
+    def _augment(self, discriminator: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        (images,) = inputs
+        if discriminator.training and self.params.translation:
+            images = translate(images, self.params.translation)
+        if discriminator.training and self.params.flip:
+            images = flip(images)
+        return (images,)

@@ -1,0 +1,31 @@
+"""Fixtures for more than one module."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty MLflow database: making one takes seconds, copying it does not."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
+    MlflowClient(f"sqlite:///{path}").search_experiments()
+    return path
+
+
+@pytest.fixture
+def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_database: Path) -> Path:
+    """A user's repository as the working directory, with an empty MLflow store of its own."""
+    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_"))]:
+        if name not in {"MLFLOW_DISABLE_TELEMETRY"}:
+            monkeypatch.delenv(name)
+    root = tmp_path / "repository"
+    root.mkdir()
+    (root / "params.yaml").touch()
+    shutil.copyfile(mlflow_database, root / "mlflow.db")
+    monkeypatch.chdir(root)
+    return root

@@ -1,0 +1,173 @@
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from ganflow.data.card import Skipped
+from ganflow.data.image_folder import ImageFolder
+from ganflow.errors import UserError
+
+
+def draw(path, shade):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (4, 4), shade).save(path)
+
+
+def read(folder, split="train"):
+    """Shade and class name of every picture."""
+    return [
+        (int(pixels[0, 0]), None if label is None else folder.classes[label])
+        for pixels, label in folder.pictures(split)
+    ]
+
+
+def test_sub_folders_are_classes_in_the_order_of_their_names(tmp_path):
+    draw(tmp_path / "cat" / "b.png", 1)
+    draw(tmp_path / "cat" / "a.png", 2)
+    draw(tmp_path / "ant" / "deep" / "er" / "z.png", 3)
+    folder = ImageFolder(tmp_path)
+    assert folder.classes == ["ant", "cat"]
+    assert folder.splits == ("train",)
+    assert folder.candidates("train") == 3
+    assert read(folder) == [(3, "ant"), (2, "cat"), (1, "cat")]
+
+
+def test_pictures_at_the_top_have_no_labels(tmp_path):
+    draw(tmp_path / "b.png", 1)
+    draw(tmp_path / "a.png", 2)
+    folder = ImageFolder(tmp_path)
+    assert folder.classes is None
+    assert read(folder) == [(2, None), (1, None)]
+
+
+def test_pictures_beside_class_folders_are_left_out_and_listed(tmp_path):
+    draw(tmp_path / "cat" / "a.png", 1)
+    draw(tmp_path / "cover.png", 2)
+    folder = ImageFolder(tmp_path)
+    assert read(folder) == [(1, "cat")]
+    assert folder.report.skipped == [Skipped("cover.png", "lies beside the class folders, so that it has no class")]
+
+
+def test_a_folder_of_notes_makes_no_class(tmp_path):
+    draw(tmp_path / "a.png", 1)
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "readme.txt").write_text("hello")
+    folder = ImageFolder(tmp_path)
+    assert read(folder) == [(1, None)]
+    assert [entry.file for entry in folder.report.skipped] == ["notes/readme.txt"]
+
+
+@pytest.mark.parametrize("validation", ["validation", "val"])
+def test_folders_of_the_splits(tmp_path, validation):
+    draw(tmp_path / "train" / "cat" / "a.png", 1)
+    draw(tmp_path / "train" / "dog" / "a.png", 2)
+    draw(tmp_path / "test" / "dog" / "a.png", 3)
+    draw(tmp_path / validation / "eel" / "a.png", 4)
+    (tmp_path / "README.md").write_text("hello")
+    folder = ImageFolder(tmp_path)
+    assert folder.splits == ("train", "validation", "test")
+    assert folder.classes == ["cat", "dog", "eel"]
+    assert read(folder, "train") == [(1, "cat"), (2, "dog")]
+    assert read(folder, "test") == [(3, "dog")]
+    assert read(folder, "validation") == [(4, "eel")]
+    assert folder.report.skipped == [Skipped("README.md", "lies beside the folders of the splits")]
+
+
+def test_folders_of_the_splits_without_labels(tmp_path):
+    draw(tmp_path / "train" / "a.png", 1)
+    draw(tmp_path / "test" / "a.png", 2)
+    folder = ImageFolder(tmp_path)
+    assert folder.classes is None
+    assert read(folder, "test") == [(2, None)]
+
+
+def test_train_beside_other_folders_is_a_class(tmp_path):
+    draw(tmp_path / "train" / "a.png", 1)
+    draw(tmp_path / "boat" / "a.png", 2)
+    assert ImageFolder(tmp_path).classes == ["boat", "train"]
+
+
+@pytest.mark.parametrize("names", [["test"], ["test", "val"], ["train", "val", "validation"]])
+def test_ambiguous_folders_of_splits(tmp_path, names):
+    for name in names:
+        draw(tmp_path / name / "a.png", 1)
+    with pytest.raises(UserError, match=r"no train folder|both validation and val"):
+        ImageFolder(tmp_path)
+
+
+def test_hidden_files_are_ignored_in_silence(tmp_path):
+    draw(tmp_path / "a.png", 1)
+    draw(tmp_path / ".thumbnails" / "a.png", 2)
+    draw(tmp_path / ".hidden.png", 3)
+    for name in (".gitignore", ".gitkeep", ".DS_Store"):
+        (tmp_path / name).write_text("x")
+    folder = ImageFolder(tmp_path)
+    assert read(folder) == [(1, None)]
+    assert folder.report.skipped == []
+
+
+def test_links_are_followed_but_not_round_in_circles(tmp_path):
+    root = tmp_path / "root"
+    draw(tmp_path / "elsewhere" / "a.png", 1)
+    draw(root / "own" / "b.png", 2)
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    (root / "own" / "loop").symlink_to(root)
+    (root / "own" / "nothing.png").symlink_to(tmp_path / "gone.png")
+    os.mkfifo(root / "own" / "pipe.png")
+    folder = ImageFolder(root)
+    assert read(folder) == [(1, "linked"), (2, "own")]
+    assert {entry.file: entry.reason for entry in folder.report.skipped} == {
+        "own/loop": "a link to a folder that holds it",
+        "own/nothing.png": "a link to nothing",
+        "own/pipe.png": "not a regular file",
+    }
+
+
+def test_conversions_are_counted(tmp_path):
+    for n in range(2):
+        Image.new("CMYK", (4, 4)).save(tmp_path / f"{n}.tiff")
+    Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
+    folder = ImageFolder(tmp_path)
+    read(folder)
+    assert folder.report.converted == {"cmyk": 2, "gray16": 1}
+
+
+def test_nothing_usable_names_the_folder_the_number_and_reasons(tmp_path):
+    for n in range(5):
+        (tmp_path / f"{n}.png").write_bytes(b"" if n else b"junk")
+    with pytest.raises(UserError, match=r"none of the 5 files tried") as caught:
+        read(ImageFolder(tmp_path))
+    message = str(caught.value)
+    assert str(tmp_path) in message
+    assert "0.png: not a picture" in message
+    assert "1.png: empty file" in message
+    assert message.endswith("...)")
+
+
+def test_an_empty_split_is_named(tmp_path):
+    draw(tmp_path / "train" / "a.png", 1)
+    (tmp_path / "test").mkdir()
+    with pytest.raises(UserError, match="the test split: holds no files"):
+        read(ImageFolder(tmp_path), "test")
+
+
+def test_missing_folder_and_file_in_its_place(tmp_path):
+    with pytest.raises(UserError, match="there is no such folder"):
+        ImageFolder(tmp_path / "gone")
+    (tmp_path / "pictures.zip").write_bytes(b"PK")
+    with pytest.raises(UserError, match="is not a folder"):
+        ImageFolder(tmp_path / "pictures.zip")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_folders_that_may_not_be_read(tmp_path):
+    draw(tmp_path / "a" / "a.png", 1)
+    draw(tmp_path / "locked" / "a.png", 1)
+    (tmp_path / "locked").chmod(0)
+    try:
+        folder = ImageFolder(tmp_path)
+        assert read(folder) == [(1, "a")]
+        assert [entry.file for entry in folder.report.skipped] == ["locked"]
+    finally:
+        (tmp_path / "locked").chmod(0o700)

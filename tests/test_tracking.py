@@ -1,0 +1,612 @@
+"""Against real stores: a database in a file, and a server that is killed."""
+
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Run
+from PIL import Image
+
+from ganflow import tracking
+from ganflow.data.card import DataCard, SplitCard
+from ganflow.errors import UserError
+from ganflow.params import Params, parse
+from ganflow.tracking import RunRef, Sender
+
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+
+
+@pytest.fixture
+def params() -> Params:
+    return parse({"model": {"family": "dcgan"}})
+
+
+@pytest.fixture
+def card() -> DataCard:
+    split = SplitCard(10, None)
+    return DataCard(
+        name="digits",
+        source="digits",
+        resolution=16,
+        channels=1,
+        classes=None,
+        splits={"train": split, "validation": split, "test": split},
+        mean=[0.5],
+        std=[0.5],
+        digest=DIGEST,
+        converted={},
+    )
+
+
+class Writer:
+    """Writes a journal as a training does."""
+
+    def __init__(self, state: Path) -> None:
+        self.state = state
+        (state / "samples").mkdir(parents=True, exist_ok=True)
+        self.time = 1_700_000_000_000
+
+    def _append(self, text: str) -> None:
+        with (self.state / "journal.jsonl").open("a") as file:
+            file.write(text)
+
+    def _line(self, images: int, **content: object) -> None:
+        self.time += 1
+        self._append(json.dumps({"images": images, "time": self.time, **content}) + "\n")
+
+    def values(self, images: int) -> None:
+        self._line(images, values={"train/generator_loss": images / 2, "train/discriminator_loss": images / 4})
+
+    def samples(self, images: int) -> None:
+        name = f"samples/{images:09d}.png"
+        Image.new("L", (32, 16)).save(self.state / name)
+        self._line(images, samples=name)
+
+    def status(self, images: int, status: str) -> None:
+        self._line(images, status=status)
+
+    def torn(self) -> None:
+        self._append('{"images": 9, "ti')
+
+
+@pytest.fixture
+def writer(repository: Path) -> Writer:
+    return Writer(repository / ".ganflow" / "train" / "abc" / "state")
+
+
+def opened(writer: Writer, params: Params, card: DataCard) -> RunRef:
+    return tracking.resume_run(params, card, writer.state)
+
+
+def run_of(ref: RunRef) -> Run:
+    return MlflowClient(tracking.tracking_uri()).get_run(ref.run_id)
+
+
+def curve(ref: RunRef, name: str = "train/generator_loss") -> list[tuple[int, float]]:
+    history = MlflowClient(tracking.tracking_uri()).get_metric_history(ref.run_id, name)
+    return [(point.step, point.value) for point in history]
+
+
+def pictures(ref: RunRef) -> list[str]:
+    found = MlflowClient(tracking.tracking_uri()).list_artifacts(ref.run_id, "images")
+    return [file.path for file in found]
+
+
+# The store
+
+
+def test_default_store_lies_at_home(repository: Path) -> None:
+    assert tracking.tracking_uri() == f"sqlite:///{repository}/mlflow.db"
+
+
+def test_relative_database_lies_at_home(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (repository / "inside").mkdir()
+    monkeypatch.chdir(repository / "inside")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/my.db")
+    assert tracking.tracking_uri() == f"sqlite:///{repository}/runs/my.db"
+
+
+def test_absolute_database_and_servers_stay_as_they_are(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for uri in ("sqlite:////data/my.db", "https://mlflow.example.org/prefix"):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+        assert tracking.tracking_uri() == uri
+
+
+def test_public_takes_credentials_out() -> None:
+    assert tracking.public("at http://me:s3cret@host:5000/x and ftp://a/b") == "at http://host:5000/x and ftp://a/b"
+
+
+def test_artifacts_of_a_local_store_lie_at_home_wherever_it_is_used(
+    repository: Path, params: Params, card: DataCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = repository / ".dvc" / "tmp" / "exps" / "tmp1"
+    workspace.mkdir(parents=True)
+    monkeypatch.chdir(workspace)
+    run = run_of(tracking.open_run(params, card))
+    assert run.info.artifact_uri == (repository / "mlartifacts/ganflow").as_uri() + f"/{run.info.run_id}/artifacts"
+
+
+def test_store_in_a_folder_with_odd_letters(
+    tmp_path: Path, mlflow_database: Path, params: Params, card: DataCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "Zoë's 100%20 runs"
+    root.mkdir()
+    (root / "params.yaml").touch()
+    (root / "mlflow.db").write_bytes(mlflow_database.read_bytes())
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(root)
+    ref = tracking.open_run(params, card)
+    MlflowClient(tracking.tracking_uri()).log_text(ref.run_id, "hello", "note.txt")
+    assert [file.name for file in root.rglob("note.txt")] == ["note.txt"]
+
+
+def test_two_that_start_at_once_share_a_new_store(tmp_path: Path) -> None:
+    (tmp_path / "params.yaml").touch()
+    program = (
+        "from ganflow import tracking; from ganflow.params import parse; client = tracking.connect(); "
+        "print(tracking.experiment_id(client, 'both'))"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith(("MLFLOW_", "DVC_"))}
+    both = [
+        subprocess.Popen([sys.executable, "-c", program], cwd=tmp_path, env=environment, stdout=subprocess.PIPE)
+        for _ in range(2)
+    ]
+    answers = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert answers[0] == answers[1] == b"1\n"
+
+
+def test_deleted_experiment_is_the_users_to_restore(repository: Path, params: Params, card: DataCard) -> None:
+    ref = tracking.open_run(params, card)
+    MlflowClient(tracking.tracking_uri()).delete_experiment(ref.experiment_id)
+    with pytest.raises(UserError, match=r"'ganflow' was deleted .* restore --experiment-id 1"):
+        tracking.open_run(params, card)
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("http://me:s3cret@127.0.0.1:9", r"^http://127.0.0.1:9: the MLflow server does not answer .*refused"),
+        ("http://nowhere.invalid:5000", r"^http://nowhere.invalid:5000: the MLflow server does not answer"),
+        ("http://", "names no host"),
+        ("nonsense://x/y", "^nonsense://x/y: MLflow cannot use this store"),
+        ("mlruns", "^mlruns: MLflow cannot use this store"),
+        ("postgresql://me:s3cret@127.0.0.1:9/x", r"^postgresql://127.0.0.1:9/x: MLflow cannot use this store"),
+        ("sqlite:///params.yaml/x.db", "MLflow cannot use this store"),
+        ("sqlite:///text.db", "file is not a database"),
+    ],
+)
+def test_store_that_cannot_be_used(repository: Path, monkeypatch: pytest.MonkeyPatch, uri: str, said: str) -> None:
+    (repository / "text.db").write_text("not a database, but long enough to be looked at" * 50)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    start = time.monotonic()
+    with pytest.raises(UserError, match=said) as caught:
+        tracking.connect()
+    assert time.monotonic() - start < 12
+    assert "s3cret" not in str(caught.value)
+
+
+# The run of a training
+
+
+def test_run_shows_parameters_data_and_origin(
+    repository: Path, params: Params, card: DataCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DVC_EXP_NAME", "bold-heron")
+    run = run_of(tracking.open_run(params, card, tags={"kfp.run": "7"}))
+    assert run.info.status == "RUNNING"
+    assert run.info.run_name.startswith("digits-16px-dcgan-")
+    assert run.data.params["train.batch_size"] == "64"
+    assert run.data.params["model.family"] == "dcgan"
+    assert not [name for name in run.data.params if name.startswith(("evaluate", "register"))]
+    assert run.data.tags["dvc.experiment"] == "bold-heron"
+    assert run.data.tags["kfp.run"] == "7"
+    assert run.data.tags["ganflow.data_digest"] == DIGEST
+    (data,) = run.inputs.dataset_inputs
+    assert (data.dataset.name, data.dataset.digest) == ("digits", DIGEST[7:43])
+    assert [(tag.key, tag.value) for tag in data.tags] == [("mlflow.data.context", "training")]
+
+
+def test_git_commit_is_noted(repository: Path, params: Params, card: DataCard) -> None:
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "params.yaml"], check=True)
+    subprocess.run([*git, "commit", "-qm", "first"], check=True)
+    tags = run_of(tracking.open_run(params, card)).data.tags
+    assert len(tags["mlflow.source.git.commit"]) == 40
+    assert tags["mlflow.source.git.dirty"] == "false"
+    (repository / "params.yaml").write_text("seed: 1")
+    assert run_of(tracking.open_run(params, card)).data.tags["mlflow.source.git.dirty"] == "true"
+
+
+def test_run_of_kubeflow_is_the_parent(
+    repository: Path, params: Params, card: DataCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = MlflowClient(tracking.tracking_uri())
+    experiment = client.create_experiment("kfp")
+    parent = client.create_run(experiment)
+    monkeypatch.setenv("MLFLOW_RUN_ID", parent.info.run_id)
+    run = run_of(tracking.open_run(params, card))
+    assert run.info.run_id != parent.info.run_id
+    assert run.info.experiment_id == experiment
+    assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert client.get_run(parent.info.run_id).info.status == "RUNNING"
+    monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+    assert "mlflow.parentRunId" not in run_of(tracking.open_run(params, card)).data.tags
+
+
+def test_resumed_training_keeps_its_run(writer: Writer, params: Params, card: DataCard) -> None:
+    assert opened(writer, params, card) == opened(writer, params, card)
+
+
+def test_deleted_run_is_replaced_and_gets_the_whole_journal(writer: Writer, params: Params, card: DataCard) -> None:
+    first = opened(writer, params, card)
+    writer.values(8)
+    with Sender(writer.state) as sender:
+        assert sender.close() == 0
+    MlflowClient(tracking.tracking_uri()).delete_run(first.run_id)
+    second = opened(writer, params, card)
+    assert second.run_id != first.run_id
+    with Sender(writer.state) as sender:
+        assert sender.close() == 0
+    assert curve(second) == [(8, 4.0)]
+
+
+def test_resume_goes_on_while_the_server_is_away(
+    writer: Writer, params: Params, card: DataCard, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = "http://127.0.0.1:9"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match="does not answer"):
+        opened(writer, params, card)
+    known = RunRef("0" * 32, uri, "1")
+    tracking.write_run(writer.state, known)
+    assert opened(writer, params, card) == known
+
+
+# The journal on its way
+
+
+def test_journal_arrives(writer: Writer, params: Params, card: DataCard) -> None:
+    ref = opened(writer, params, card)
+    with Sender(writer.state, interval=0.05) as sender:
+        writer.samples(0)
+        for images in range(8, 800, 8):
+            writer.values(images)
+        writer.samples(800)
+        writer.status(800, "FINISHED")
+        writer.torn()
+        assert sender.close() == 0
+    assert curve(ref) == [(images, images / 2) for images in range(8, 800, 8)]
+    run = run_of(ref)
+    assert run.info.status == "FINISHED"
+    assert run.info.end_time == writer.time
+    assert run.data.tags["mlflow.loggedImages"] == "True"
+    assert len(pictures(ref)) == 4
+
+
+def test_many_points_go_in_more_than_one_batch(writer: Writer, params: Params, card: DataCard) -> None:
+    ref = opened(writer, params, card)
+    for images in range(1200):
+        writer.values(images)
+    with Sender(writer.state) as sender:
+        assert sender.close() == 0
+    assert len(curve(ref)) == 1200
+
+
+def test_pictures_are_named_as_mlflow_names_them(writer: Writer, params: Params, card: DataCard) -> None:
+    ref = opened(writer, params, card)
+    writer.samples(40)
+    with Sender(writer.state) as sender:
+        sender.close()
+    ours = pictures(ref)
+    for path in ours:
+        MlflowClient(tracking.tracking_uri())._tracking_client._get_artifact_repo(ref.run_id).delete_artifacts(path)
+    picture = Image.open(writer.state / "samples" / "000000040.png")
+    MlflowClient(tracking.tracking_uri()).log_image(
+        ref.run_id, picture, key="samples", step=40, timestamp=writer.time, synchronous=True
+    )
+    theirs = pictures(ref)
+    uuid = len("0d2cf1c8-7d0f-5a43-8f8e-1e1a5d8c9a39")
+    assert len(ours) == 2
+    for our, their in zip(ours, theirs, strict=True):
+        head = len("images/samples+step+40+timestamp+") + 14
+        assert our[:head] == their[:head]
+        assert our[head + uuid :] == their[head + uuid :]
+
+
+def test_sending_again_changes_nothing(writer: Writer, params: Params, card: DataCard) -> None:
+    ref = opened(writer, params, card)
+    writer.values(8)
+    writer.samples(8)
+    writer.status(8, "FINISHED")
+    for _ in range(2):
+        with Sender(writer.state) as sender:
+            assert sender.close() == 0
+        (writer.state / "cursor.json").unlink()
+    assert curve(ref) == [(8, 4.0)]
+    assert len(pictures(ref)) == 2
+    assert run_of(ref).info.status == "FINISHED"
+
+
+def test_resumed_run_is_running_again(writer: Writer, params: Params, card: DataCard) -> None:
+    ref = opened(writer, params, card)
+    writer.values(8)
+    writer.status(8, "KILLED")
+    with Sender(writer.state) as sender:
+        sender.close()
+    assert run_of(ref).info.status == "KILLED"
+    writer.values(16)
+    with Sender(writer.state) as sender:
+        sender.close()
+    assert run_of(ref).info.status == "RUNNING"
+
+
+def test_refused_point_does_not_hold_up_the_others(
+    writer: Writer, params: Params, card: DataCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = opened(writer, params, card)
+    writer.values(8)
+    writer._line(12, values={"not/a/name?!": 1.0})
+    writer._append("rubbish\n")
+    writer.values(16)
+    with Sender(writer.state) as sender:
+        assert sender.close() == 0
+    assert curve(ref) == [(8, 4.0), (16, 8.0)]
+    assert "refuses the points at 12 images" in caplog.text
+    assert "not JSON" in caplog.text
+
+
+def test_picture_that_cannot_be_stored_waits_for_its_turn(
+    writer: Writer, params: Params, card: DataCard, repository: Path
+) -> None:
+    ref = opened(writer, params, card)
+    obstacle = repository / "mlartifacts"
+    obstacle.write_text("a file in the place of a folder")
+    writer.samples(0)
+    writer.values(8)
+    with Sender(writer.state, interval=0.05) as sender:
+        assert sender.close(timeout=0.5) == 1
+    assert curve(ref) == [(8, 4.0)]
+    obstacle.unlink()
+    assert tracking.sync(repository) == 1
+    assert len(pictures(ref)) == 2
+    assert tracking.sync(repository) == 0
+
+
+def test_deleted_run_does_not_stop_a_training(
+    writer: Writer, params: Params, card: DataCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = opened(writer, params, card)
+    MlflowClient(tracking.tracking_uri()).delete_run(ref.run_id)
+    writer.values(8)
+    with Sender(writer.state, interval=0.05) as sender:
+        assert sender.close(timeout=10) == 1
+    assert caplog.text.count("was deleted") == 1
+
+
+def test_sync_deletes_what_is_sent(writer: Writer, params: Params, card: DataCard, repository: Path) -> None:
+    ref = opened(writer, params, card)
+    writer.values(8)
+    writer.status(8, "FINISHED")
+    unsent = repository / ".ganflow" / "unsent" / "abc"
+    unsent.parent.mkdir()
+    writer.state.rename(unsent)
+    assert tracking.sync(repository) == 2
+    assert not unsent.exists()
+    assert run_of(ref).info.status == "FINISHED"
+
+
+def test_sync_says_that_the_server_is_away_and_keeps_everything(writer: Writer, repository: Path) -> None:
+    tracking.write_run(writer.state, RunRef("0" * 32, "http://127.0.0.1:9", "1"))
+    writer.values(8)
+    with pytest.raises(UserError, match="does not answer"):
+        tracking.sync(repository)
+    assert (writer.state / "journal.jsonl").exists()
+
+
+class Server:
+    """`mlflow server` on a port of its own, which can die and come back."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = free.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
+        store = ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
+        artifacts = ["--artifacts-destination", str(self._folder / "artifacts"), "--workers", "1"]
+        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, *store, *artifacts],
+                cwd=self._folder,
+                env=environment,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            try:
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
+                    return
+            except OSError:
+                time.sleep(0.1)
+        raise TimeoutError((self._folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+
+@pytest.fixture
+def server(repository: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    folder = repository / "server"
+    folder.mkdir()
+    (folder / "mlflow.db").write_bytes(mlflow_database.read_bytes())
+    server = Server(folder)
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    yield server
+    server.kill()
+
+
+def test_server_killed_in_the_middle_misses_no_point(
+    writer: Writer, server: Server, params: Params, card: DataCard, caplog: pytest.LogCaptureFixture
+) -> None:
+    ref = opened(writer, params, card)
+    steps = range(8, 808, 8)
+    with Sender(writer.state, interval=0.05) as sender:
+        for images in steps:
+            writer.values(images)
+            if images == 240:
+                writer.samples(images)
+                server.kill()
+            if images == 480:
+                time.sleep(0.3)
+            time.sleep(0.005)
+        writer.status(800, "FINISHED")
+        server.start()
+        assert sender.close(timeout=40) == 0
+    (writer.state / "cursor.json").unlink()  # as after a kill between the store's answer and ours
+    with Sender(writer.state) as sender:
+        assert sender.close(timeout=40) == 0
+    assert curve(ref) == [(images, images / 2) for images in steps]
+    assert len(pictures(ref)) == 2
+    assert run_of(ref).info.status == "FINISHED"
+    assert caplog.text.count("takes no points") == 1
+    assert caplog.text.count("is back") == 1
+
+
+def test_server_that_never_comes_back_costs_a_training_nothing(writer: Writer) -> None:
+    tracking.write_run(writer.state, RunRef("0" * 32, "http://127.0.0.1:9", "1"))
+    with Sender(writer.state, interval=0.05) as sender:
+        start = time.monotonic()
+        for images in range(100):
+            writer.values(images)
+        assert time.monotonic() - start < 1
+        assert sender.close(timeout=1) == 100
+        assert time.monotonic() - start < 5
+
+
+# Evaluations
+
+
+@pytest.fixture
+def trained(repository: Path, params: Params, card: DataCard) -> Path:
+    """What the train stage leaves, with its run."""
+    folder = repository / "artifacts" / "train"
+    (folder / "samples").mkdir(parents=True)
+    (folder / "history.csv").write_text("images,generator_loss,discriminator_loss\n8,4.0,2.0\n16,8.0,\n")
+    Image.new("L", (32, 16)).save(folder / "samples" / "000000016.png")
+    ref = tracking.open_run(params, card)
+    tracking.write_run(folder, ref)
+    MlflowClient(tracking.tracking_uri()).set_terminated(ref.run_id, "FINISHED")
+    return folder
+
+
+@pytest.fixture
+def evaluated(repository: Path) -> Path:
+    folder = repository / "artifacts" / "evaluate"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"fid": 9.5, "discriminator_accuracy": None, "note": "text"}))
+    (folder / "protocol.json").write_text(json.dumps({"extractor": "classifier", "images": 500}))
+    Image.new("L", (32, 16)).save(folder / "samples.png")
+    return folder
+
+
+def changed(params: Params, images: int) -> Params:
+    return dataclasses.replace(params, evaluate=dataclasses.replace(params.evaluate, images=images))
+
+
+def test_first_evaluation_joins_the_training(params: Params, card: DataCard, trained: Path, evaluated: Path) -> None:
+    training = tracking.read_run(trained)
+    for _ in range(2):
+        assert tracking.log_evaluation(params, card, trained, evaluated) == training
+    run = run_of(training)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["evaluate.images"] == "10000"
+    assert run.data.metrics["evaluate/fid"] == 9.5
+    assert "evaluate/discriminator_accuracy" not in run.data.metrics
+    assert len(run.data.tags["ganflow.protocol"]) == 16
+    assert curve(training, "evaluate/fid") == [(16, 9.5)]
+    client = MlflowClient(tracking.tracking_uri())
+    files = [file.path for file in client.list_artifacts(training.run_id, "evaluation")]
+    assert files == ["evaluation/metrics.json", "evaluation/protocol.json", "evaluation/samples.png"]
+
+
+def test_changed_evaluation_has_a_run_of_its_own(
+    params: Params, card: DataCard, trained: Path, evaluated: Path
+) -> None:
+    training = tracking.log_evaluation(params, card, trained, evaluated)
+    other = tracking.log_evaluation(changed(params, 100), card, trained, evaluated)
+    third = tracking.log_evaluation(changed(params, 200), card, trained, evaluated)
+    assert len({training.run_id, other.run_id, third.run_id}) == 3
+    assert tracking.log_evaluation(changed(params, 100), card, trained, evaluated) == other
+    assert tracking.log_evaluation(params, card, trained, evaluated) == training
+    run = run_of(other)
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name.endswith("-evaluation")
+    assert run.data.tags["mlflow.parentRunId"] == training.run_id
+    assert run.data.tags["ganflow.trained_by"] == training.run_id
+    assert run.data.params["evaluate.images"] == "100"
+    assert run.data.params["train.batch_size"] == "64"
+    assert run_of(training).data.params["evaluate.images"] == "10000"
+
+
+@pytest.mark.parametrize("lost", ["deleted", "elsewhere"])
+def test_lost_training_run_is_made_again_from_its_outputs(
+    params: Params, card: DataCard, trained: Path, evaluated: Path, lost: str
+) -> None:
+    old = tracking.read_run(trained)
+    if lost == "deleted":
+        MlflowClient(tracking.tracking_uri()).delete_run(old.run_id)
+    else:
+        old = dataclasses.replace(old, run_id="f" * 32, tracking_uri="http://elsewhere")
+        tracking.write_run(trained, old)
+    new = tracking.log_evaluation(params, card, trained, evaluated)
+    assert tracking.log_evaluation(params, card, trained, evaluated) == new
+    run = run_of(new)
+    assert run.data.tags["ganflow.trained_by"] == old.run_id
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.batch_size"] == "64"
+    assert run.data.metrics["evaluate/fid"] == 9.5
+    assert curve(new) == [(8, 4.0), (16, 8.0)]
+    assert curve(new, "train/discriminator_loss") == [(8, 2.0)]
+    assert len(pictures(new)) == 2
+
+
+def test_failed_evaluation_leaves_the_training_as_it_was(
+    params: Params, card: DataCard, trained: Path, evaluated: Path
+) -> None:
+    (evaluated / "metrics.json").write_text("[")
+    with pytest.raises(UserError, match=r"metrics\.json: cannot be read"):
+        tracking.log_evaluation(params, card, trained, evaluated)
+    assert run_of(tracking.read_run(trained)).info.status == "FINISHED"
+
+
+def test_equal_points_are_one_point(repository: Path, params: Params, card: DataCard) -> None:
+    """What sending again rests on: MLflow keeps one of two equal points, also beside a new one."""
+    ref = tracking.open_run(params, card)
+    client = MlflowClient(tracking.tracking_uri())
+    point = Metric("m", 1.0, 1_700_000_000_000, 8)
+    client.log_batch(ref.run_id, metrics=[point])
+    client.log_batch(ref.run_id, metrics=[point, Metric("m", 2.0, 1_700_000_000_001, 16)])
+    assert curve(ref, "m") == [(8, 1.0), (16, 2.0)]

@@ -1,6 +1,5 @@
 """Fixtures for more than one module."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -20,9 +19,8 @@ def mlflow_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mlflow_database: Path) -> Path:
     """A user's repository as the working directory, with an empty MLflow store of its own."""
-    for name in [name for name in os.environ if name.startswith(("MLFLOW_", "DVC_"))]:
-        if name not in {"MLFLOW_DISABLE_TELEMETRY"}:
-            monkeypatch.delenv(name)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI", "MLFLOW_RUN_ID", "DVC_ROOT", "DVC_EXP_NAME"):
+        monkeypatch.delenv(name, raising=False)
     root = tmp_path / "repository"
     root.mkdir()
     (root / "params.yaml").touch()

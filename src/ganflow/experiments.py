@@ -50,7 +50,10 @@ def render(params: Params) -> str:
     common = {field.name for field in dataclasses.fields(FamilyParams)}
     own_defaults = {field.name: field.default for field in dataclasses.fields(params.model)}
     notes = descriptions(params)
-    lines = [f"# yaml-language-server: $schema={SCHEMA}", "# A family's own parameters appear where they differ from its defaults."]
+    lines = [
+        f"# yaml-language-server: $schema={SCHEMA}",
+        "# A family's own parameters appear where they differ from its defaults.",
+    ]
     for key, value in dump(params).items():
         if not isinstance(value, dict):
             lines.append(_line(key, value, notes[key]))

@@ -25,7 +25,7 @@ from ganflow.models.shapes import halvings
 if TYPE_CHECKING:
     ModelParams = FamilyParams
 else:
-    ModelParams = Annotated[Union[families()], Field(discriminator="family", description="The GAN's family.")]
+    ModelParams = Annotated[Union[families()], Field(discriminator="family", description="The GAN's family.")]  # noqa: UP007 (made at run time)
 
 
 _CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
@@ -37,17 +37,17 @@ class DataParams:
 
     source: Literal["digits", "mnist", "fashion_mnist", "cifar10", "image_folder"] = "digits"
     """Data set: digits is embedded; the others lie under root or (not image_folder) are downloaded to it."""
-    name: str = Field("", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$|^$")
+    name: str = Field(default="", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$|^$")
     """Name of the data set in the model registry; empty: the name of the source."""
-    root: str = Field("data/raw", min_length=1)
+    root: str = Field(default="data/raw", min_length=1)
     """Folder of the raw data."""
-    resolution: int = Field(16, ge=8, le=128)
+    resolution: int = Field(default=16, ge=8, le=128)
     """Side of the square pictures, in pixels: 4, 5, 6 or 7 times a power of two."""
     channels: Literal[1, 3] = 1
     """Channels of the pictures: 1 for gray, 3 for RGB."""
-    validation_fraction: float = Field(0.1, gt=0.0, le=0.5)
+    validation_fraction: float = Field(default=0.1, gt=0.0, le=0.5)
     """Share of the training pictures kept for choosing checkpoints."""
-    test_fraction: float = Field(0.2, gt=0.0, le=0.5)
+    test_fraction: float = Field(default=0.2, gt=0.0, le=0.5)
     """Share of all pictures kept for the reported numbers, where the source has no test split of its own."""
 
     @field_validator("resolution")
@@ -66,33 +66,33 @@ class DataParams:
 class TrainParams:
     """How the two players are trained. Progress is counted in real images shown to the discriminator."""
 
-    images: int = Field(400_000, ge=1)
+    images: int = Field(default=400_000, ge=1)
     """Length of the training, in images."""
-    batch_size: int = Field(64, ge=2, le=65536)
+    batch_size: int = Field(default=64, ge=2, le=65536)
     """Images a step."""
-    generator_lr: float = Field(2e-4, gt=0.0, le=1.0)
+    generator_lr: float = Field(default=2e-4, gt=0.0, le=1.0)
     """Adam's learning rate for the generator."""
-    discriminator_lr: float = Field(2e-4, gt=0.0, le=1.0)
+    discriminator_lr: float = Field(default=2e-4, gt=0.0, le=1.0)
     """Adam's learning rate for the discriminator."""
-    beta1: float = Field(0.5, ge=0.0, lt=1.0)
+    beta1: float = Field(default=0.5, ge=0.0, lt=1.0)
     """Adam's decay of the first moment."""
-    beta2: float = Field(0.999, ge=0.0, lt=1.0)
+    beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
     """Adam's decay of the second moment."""
-    ema_half_life: int = Field(20_000, ge=1)
+    ema_half_life: int = Field(default=20_000, ge=1)
     """Half-life of the generator's moving average, in images."""
-    ema_ramp_up: float = Field(0.05, gt=0.0, le=1.0)
+    ema_ramp_up: float = Field(default=0.05, gt=0.0, le=1.0)
     """The half-life is at most this share of the images seen, so that early weights are forgotten early."""
-    translation: int = Field(0, ge=0, le=64)
+    translation: int = Field(default=0, ge=0, le=64)
     """Largest random shift of a picture in each direction, in pixels, shown to the discriminator alone."""
     flip: bool = False
     """Mirror real pictures left to right at random."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes CUDA, then MPS, then the CPU."""
-    tick_every_images: int = Field(4_000, ge=1)
+    tick_every_images: int = Field(default=4_000, ge=1)
     """Images between two points of the curves."""
-    sample_every_images: int = Field(40_000, ge=1)
+    sample_every_images: int = Field(default=40_000, ge=1)
     """Images between two grids of samples."""
-    checkpoint_every_images: int = Field(40_000, ge=1)
+    checkpoint_every_images: int = Field(default=40_000, ge=1)
     """Images between two resumable checkpoints."""
 
 
@@ -104,9 +104,9 @@ class EvaluateParams:
     """Network whose features FID compares: a classifier trained on the data set, or Inception."""
     inception_weights: str = ""
     """File with the weights of pt_inception-2015-12-05; empty: the cache of torch.hub, or a download."""
-    images: int = Field(10_000, ge=2)
+    images: int = Field(default=10_000, ge=2)
     """Most real and generated images compared; fewer where the test split is smaller."""
-    batch_size: int = Field(250, ge=1, le=65536)
+    batch_size: int = Field(default=250, ge=1, le=65536)
     """Images measured at a time."""
 
 
@@ -114,11 +114,11 @@ class EvaluateParams:
 class RegisterParams:
     """The quality gate before the model registry."""
 
-    max_fid: float = Field(50.0, gt=0.0)
+    max_fid: float = Field(default=50.0, gt=0.0)
     """Largest FID that is registered."""
-    min_discriminator_accuracy: float = Field(0.3, ge=0.0, le=1.0)
+    min_discriminator_accuracy: float = Field(default=0.3, ge=0.0, le=1.0)
     """Least balanced accuracy of the discriminator that is registered."""
-    max_discriminator_accuracy: float = Field(0.98, ge=0.0, le=1.0)
+    max_discriminator_accuracy: float = Field(default=0.98, ge=0.0, le=1.0)
     """Largest balanced accuracy of the discriminator that is registered."""
 
     @model_validator(mode="after")
@@ -132,7 +132,7 @@ class RegisterParams:
 class TrackingParams:
     """Where MLflow keeps the runs; the server comes from MLFLOW_TRACKING_URI."""
 
-    experiment: str = Field("ganflow", min_length=1, max_length=250)
+    experiment: str = Field(default="ganflow", min_length=1, max_length=250)
     """Name of the MLflow experiment."""
 
 
@@ -140,7 +140,7 @@ class TrackingParams:
 class Params:
     """All of params.yaml."""
 
-    seed: int = Field(0, ge=0, lt=2**31)
+    seed: int = Field(default=0, ge=0, lt=2**31)
     """Seed of every random number."""
     data: DataParams = DataParams()
     model: ModelParams
@@ -243,7 +243,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _family_classes() -> dict[str, type[FamilyParams]]:
-    return {family.family: family for family in families()}
+    return {vars(family)["family"]: family for family in families()}
 
 
 def _known_keys(section: str) -> list[str]:

@@ -34,12 +34,15 @@ from PIL import Image, UnidentifiedImageError
 from ganflow import __version__
 from ganflow.data.card import DataCard
 from ganflow.errors import UserError
+from ganflow.evaluation.protocol import Protocol
 from ganflow.home import home, state_folder
 from ganflow.params import Params, dump
 
 # MLflow reads these when it is imported. It reports its use to its makers by default, which a pipeline on a closed
-# cluster must not try; and it retries for minutes, where the journal can wait and a person cannot.
+# cluster must not try; it prints links into the progress bar; and it retries for minutes, where the journal can wait
+# and a person cannot.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
@@ -599,7 +602,7 @@ class Sender:
     def close(self, timeout: float = 20.0) -> int:
         """Try to send what is left, for at most `timeout` seconds. Counts the lines that remain unsent."""
         self._closing.set()
-        if self._thread.is_alive():
+        if not self._abandoned.is_set():
             self._thread.join(timeout)
         self._abandoned.set()
         return Outbox(self._state, self._ref.run_id).waiting()
@@ -812,7 +815,7 @@ def _log_results(client: MlflowClient, run: Run, evaluated: Path, images: int) -
         for name, value in read_metrics(evaluated).items()
         if value is not None and math.isfinite(value) and run.data.metrics.get(f"evaluate/{name}") != value
     ]
-    tags = [RunTag(TAG_PROTOCOL, digest_of(read_protocol(evaluated)))]
+    tags = [RunTag(TAG_PROTOCOL, read_protocol(evaluated).digest)]
     client.log_batch(run_id, metrics=metrics, tags=tags)
     for name in ("metrics.json", "protocol.json"):
         client.log_artifact(run_id, str(evaluated / name), "evaluation")
@@ -830,14 +833,13 @@ def read_metrics(evaluated: Path) -> dict[str, float | None]:
     }
 
 
-def read_protocol(evaluated: Path) -> dict[str, Any]:
+def read_protocol(evaluated: Path) -> Protocol:
     """Read how the numbers of metrics.json came about."""
-    return _read_json(evaluated / "protocol.json")
-
-
-def digest_of(protocol: Mapping[str, Any]) -> str:
-    """Shorten a protocol to 16 digits: numbers compare where these are equal."""
-    return hashlib.sha256(json.dumps(protocol, sort_keys=True).encode()).hexdigest()[:16]
+    path = evaluated / "protocol.json"
+    try:
+        return Protocol.from_dict(_read_json(path))
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; run `ganflow evaluate` again") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -4,6 +4,9 @@ import io
 import struct
 import warnings
 import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,9 +20,12 @@ RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLOURS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
 
 
+Save = Callable[..., Path]
+
+
 @pytest.fixture
-def save(tmp_path):
-    def save(image, name="a.png", **options):
+def save(tmp_path: Path) -> Save:
+    def save(image: Image.Image, name: str = "a.png", **options: Any) -> Path:
         path = tmp_path / name
         image.save(path, **options)
         return path
@@ -27,7 +33,7 @@ def save(tmp_path):
     return save
 
 
-def png(*chunks):
+def png(*chunks: tuple[bytes, bytes]) -> bytes:
     """A PNG from (type, content) chunks, for headers that no writer would write."""
     parts = (
         struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
@@ -37,7 +43,7 @@ def png(*chunks):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.webp", "a.tiff", "a.ppm", "wrong-suffix.jpg", "no_suffix"])
-def test_lossless_rgb_comes_out_as_it_is(save, name):
+def test_lossless_rgb_comes_out_as_it_is(save: Save, name: str) -> None:
     kind = {"wrong-suffix.jpg": "PNG", "no_suffix": "PNG", "a.webp": "WEBP"}.get(name)
     path = save(Image.fromarray(COLOURS), name, format=kind, **({"lossless": True} if kind == "WEBP" else {}))
     pixels, conversions = decode(path)
@@ -45,19 +51,19 @@ def test_lossless_rgb_comes_out_as_it_is(save, name):
     assert conversions == ()
 
 
-def test_gray_stays_gray(save):
+def test_gray_stays_gray(save: Save) -> None:
     pixels, conversions = decode(save(Image.fromarray(RAMP)))
     np.testing.assert_array_equal(pixels, RAMP)
     assert conversions == ()
 
 
-def test_jpeg_is_close(save):
+def test_jpeg_is_close(save: Save) -> None:
     smooth = np.stack([RAMP, RAMP[::-1], RAMP.T], -1)
     pixels, _ = decode(save(Image.fromarray(smooth), "a.jpg", quality=100, subsampling=0))
     assert np.abs(pixels.astype(int) - smooth).max() <= 6
 
 
-def test_cmyk_becomes_rgb(save):
+def test_cmyk_becomes_rgb(save: Save) -> None:
     cmyk = Image.new("CMYK", (8, 8), (0, 255, 255, 0))  # magenta and yellow ink: red
     pixels, conversions = decode(save(cmyk, "a.tiff"))
     assert pixels.shape == (8, 8, 3)
@@ -65,13 +71,13 @@ def test_cmyk_becomes_rgb(save):
     assert conversions == ("cmyk",)
 
 
-def test_bilevel_becomes_black_and_white(save):
+def test_bilevel_becomes_black_and_white(save: Save) -> None:
     pixels, conversions = decode(save(Image.fromarray(RAMP > 100)))
     np.testing.assert_array_equal(pixels, np.where(RAMP > 100, 255, 0))
     assert conversions == ("bilevel",)
 
 
-def test_palette_is_looked_up(save):
+def test_palette_is_looked_up(save: Save) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putpixel((1, 0), 1)
@@ -80,7 +86,7 @@ def test_palette_is_looked_up(save):
     assert conversions == ("palette",)
 
 
-def test_transparent_palette_is_laid_over_white(save):
+def test_transparent_palette_is_laid_over_white(save: Save) -> None:
     image = Image.new("P", (2, 1))
     image.putpalette([10, 20, 30, 200, 100, 50])
     image.putpixel((1, 0), 1)
@@ -97,19 +103,21 @@ def test_transparent_palette_is_laid_over_white(save):
         ("LA", (100, 51), [224, 224, 224]),
     ],
 )
-def test_transparent_pixels_are_laid_over_white(save, mode, colour, expected):
+def test_transparent_pixels_are_laid_over_white(
+    save: Save, mode: str, colour: tuple[int, ...], expected: list[int]
+) -> None:
     pixels, conversions = decode(save(Image.new(mode, (3, 3), colour)))
     assert pixels[1, 1].tolist() == expected
     assert conversions == ("transparency",)
 
 
-def test_opaque_alpha_is_no_conversion(save):
+def test_opaque_alpha_is_no_conversion(save: Save) -> None:
     pixels, conversions = decode(save(Image.new("RGBA", (3, 3), (1, 2, 3, 255))))
     assert pixels[0, 0].tolist() == [1, 2, 3]
     assert conversions == ()
 
 
-def test_colour_key_of_an_rgb_png(save):
+def test_colour_key_of_an_rgb_png(save: Save) -> None:
     image = Image.fromarray(np.array([[[1, 2, 3], [4, 5, 6]]], np.uint8))
     pixels, conversions = decode(save(image, transparency=(1, 2, 3)))
     assert pixels.tolist() == [[[255, 255, 255], [4, 5, 6]]]
@@ -117,14 +125,14 @@ def test_colour_key_of_an_rgb_png(save):
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.tiff"])
-def test_16_bit_gray_is_scaled_not_clipped(save, name):
+def test_16_bit_gray_is_scaled_not_clipped(save: Save, name: str) -> None:
     deep = np.array([[0, 128, 129, 257], [32768, 40000, 65406, 65535]], np.uint16)
     pixels, conversions = decode(save(Image.fromarray(deep), name))
     assert pixels.tolist() == [[0, 0, 1, 1], [128, 156, 254, 255]]  # rounded n / 257
     assert conversions == ("gray16",)
 
 
-def test_16_bit_pgm_is_scaled(tmp_path):
+def test_16_bit_pgm_is_scaled(tmp_path: Path) -> None:
     path = tmp_path / "a.pgm"
     path.write_bytes(b"P5 2 1 65535\n" + struct.pack(">2H", 257, 65535))
     assert decode(path).pixels.tolist() == [[1, 255]]
@@ -132,9 +140,14 @@ def test_16_bit_pgm_is_scaled(tmp_path):
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0, 7, 255], [0, 7, 255]), ([0, 257, 65535], [0, 1, 255]), ([-100, 0, 100], [0, 128, 255]), ([-5, -5, -5], [0] * 3)],
+    [
+        ([0, 7, 255], [0, 7, 255]),
+        ([0, 257, 65535], [0, 1, 255]),
+        ([-100, 0, 100], [0, 128, 255]),
+        ([-5, -5, -5], [0] * 3),
+    ],
 )
-def test_32_bit_integers(save, values, expected):
+def test_32_bit_integers(save: Save, values: list[float], expected: list[int]) -> None:
     pixels, conversions = decode(save(Image.fromarray(np.array([values], np.int32)), "a.tiff"))
     assert pixels.tolist() == [expected]
     assert conversions == ("gray32",)
@@ -144,19 +157,19 @@ def test_32_bit_integers(save, values, expected):
     ("values", "expected"),
     [([0, 0.2, 1], [0, 51, 255]), ([0, 2, 255], [0, 2, 255]), ([-1, 0, 1], [0, 128, 255])],
 )
-def test_floats(save, values, expected):
+def test_floats(save: Save, values: list[float], expected: list[int]) -> None:
     pixels, conversions = decode(save(Image.fromarray(np.array([values], np.float32)), "a.tiff"))
     assert pixels.tolist() == [expected]
     assert conversions == ("float",)
 
 
-def test_floats_that_are_not_finite_are_refused(save):
+def test_floats_that_are_not_finite_are_refused(save: Save) -> None:
     with pytest.raises(UndecodableError, match="not finite"):
         decode(save(Image.fromarray(np.array([[0, np.nan]], np.float32)), "a.tiff"))
 
 
 @pytest.mark.parametrize("orientation", range(2, 9))
-def test_exif_orientation_is_applied(save, orientation):
+def test_exif_orientation_is_applied(save: Save, orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     pixels, conversions = decode(save(Image.fromarray(COLOURS[:4]), exif=exif))
@@ -174,12 +187,12 @@ def test_exif_orientation_is_applied(save, orientation):
     assert conversions == ("exif_orientation",)
 
 
-def test_broken_exif_is_ignored(save):
+def test_broken_exif_is_ignored(save: Save) -> None:
     path = save(Image.new("RGB", (4, 4), "red"), "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
     assert decode(path).pixels.shape == (4, 4, 3)
 
 
-def test_first_frame_of_an_animation(save):
+def test_first_frame_of_an_animation(save: Save) -> None:
     frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "lime", "blue")]
     path = save(frames[0], "a.gif", save_all=True, append_images=frames[1:])
     pixels, conversions = decode(path)
@@ -197,7 +210,7 @@ def test_first_frame_of_an_animation(save):
         (bytes(1000), "not a picture"),
     ],
 )
-def test_what_is_not_a_picture_is_refused(tmp_path, content, reason):
+def test_what_is_not_a_picture_is_refused(tmp_path: Path, content: bytes, reason: str) -> None:
     path = tmp_path / "a.png"
     path.write_bytes(content)
     with pytest.raises(UndecodableError, match=reason) as caught:
@@ -207,7 +220,7 @@ def test_what_is_not_a_picture_is_refused(tmp_path, content, reason):
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP"])
-def test_truncated_files_are_refused(tmp_path, kind):
+def test_truncated_files_are_refused(tmp_path: Path, kind: str) -> None:
     whole = io.BytesIO()
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     Image.fromarray(noise).save(whole, kind)
@@ -217,7 +230,7 @@ def test_truncated_files_are_refused(tmp_path, kind):
         decode(path)
 
 
-def test_flipped_bits_are_refused(save):
+def test_flipped_bits_are_refused(save: Save) -> None:
     path = save(Image.fromarray(COLOURS))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 0xFF
@@ -227,7 +240,7 @@ def test_flipped_bits_are_refused(save):
 
 
 @pytest.mark.parametrize("side", [10_000, 100_000])  # Pillow warns of the first, and raises for the second
-def test_decompression_bombs_are_refused_unread(tmp_path, side):
+def test_decompression_bombs_are_refused_unread(tmp_path: Path, side: int) -> None:
     path = tmp_path / "bomb.png"
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
     path.write_bytes(png((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")))
@@ -235,14 +248,14 @@ def test_decompression_bombs_are_refused_unread(tmp_path, side):
         decode(path)
 
 
-def test_missing_and_unreadable(tmp_path):
+def test_missing_and_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UndecodableError, match="a link to nothing"):
         decode(tmp_path / "nowhere")
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(kind=st.sampled_from(["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM"]), data=st.data())
-def test_broken_bytes_give_pixels_or_a_reason_and_no_warning(tmp_path, kind, data):
+def test_broken_bytes_give_pixels_or_a_reason_and_no_warning(tmp_path: Path, kind: str, data: st.DataObject) -> None:
     whole = io.BytesIO()
     Image.fromarray(COLOURS).save(whole, kind)
     content = bytearray(whole.getvalue())
@@ -254,8 +267,7 @@ def test_broken_bytes_give_pixels_or_a_reason_and_no_warning(tmp_path, kind, dat
         warnings.simplefilter("error")
         try:
             pixels = decode(path).pixels
-        except UndecodableError as error:
-            assert str(error)
-        else:
-            assert pixels.dtype == np.uint8
-            assert pixels.ndim == 2 or pixels.shape[2:] == (3,)
+        except UndecodableError:
+            return
+    assert pixels.dtype == np.uint8
+    assert pixels.ndim == 2 or pixels.shape[2:] == (3,)

@@ -1,28 +1,29 @@
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from ganflow.data.card import Skipped
+from ganflow.data.card import Skipped, Split
 from ganflow.data.image_folder import ImageFolder
 from ganflow.errors import UserError
 
 
-def draw(path, shade):
+def draw(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (4, 4), shade).save(path)
 
 
-def read(folder, split="train"):
+def read(folder: ImageFolder, split: Split = "train") -> list[tuple[int, str | None]]:
     """Shade and class name of every picture."""
     return [
-        (int(pixels[0, 0]), None if label is None else folder.classes[label])
+        (int(pixels.flat[0]), None if label is None else folder.classes[label])
         for pixels, label in folder.pictures(split)
     ]
 
 
-def test_sub_folders_are_classes_in_the_order_of_their_names(tmp_path):
+def test_sub_folders_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None:
     draw(tmp_path / "cat" / "b.png", 1)
     draw(tmp_path / "cat" / "a.png", 2)
     draw(tmp_path / "ant" / "deep" / "er" / "z.png", 3)
@@ -33,7 +34,7 @@ def test_sub_folders_are_classes_in_the_order_of_their_names(tmp_path):
     assert read(folder) == [(3, "ant"), (2, "cat"), (1, "cat")]
 
 
-def test_pictures_at_the_top_have_no_labels(tmp_path):
+def test_pictures_at_the_top_have_no_labels(tmp_path: Path) -> None:
     draw(tmp_path / "b.png", 1)
     draw(tmp_path / "a.png", 2)
     folder = ImageFolder(tmp_path)
@@ -41,7 +42,7 @@ def test_pictures_at_the_top_have_no_labels(tmp_path):
     assert read(folder) == [(2, None), (1, None)]
 
 
-def test_pictures_beside_class_folders_are_left_out_and_listed(tmp_path):
+def test_pictures_beside_class_folders_are_left_out_and_listed(tmp_path: Path) -> None:
     draw(tmp_path / "cat" / "a.png", 1)
     draw(tmp_path / "cover.png", 2)
     folder = ImageFolder(tmp_path)
@@ -49,7 +50,7 @@ def test_pictures_beside_class_folders_are_left_out_and_listed(tmp_path):
     assert folder.report.skipped == [Skipped("cover.png", "lies beside the class folders, so that it has no class")]
 
 
-def test_a_folder_of_notes_makes_no_class(tmp_path):
+def test_a_folder_of_notes_makes_no_class(tmp_path: Path) -> None:
     draw(tmp_path / "a.png", 1)
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "readme.txt").write_text("hello")
@@ -59,7 +60,7 @@ def test_a_folder_of_notes_makes_no_class(tmp_path):
 
 
 @pytest.mark.parametrize("validation", ["validation", "val"])
-def test_folders_of_the_splits(tmp_path, validation):
+def test_folders_of_the_splits(tmp_path: Path, validation: str) -> None:
     draw(tmp_path / "train" / "cat" / "a.png", 1)
     draw(tmp_path / "train" / "dog" / "a.png", 2)
     draw(tmp_path / "test" / "dog" / "a.png", 3)
@@ -74,7 +75,7 @@ def test_folders_of_the_splits(tmp_path, validation):
     assert folder.report.skipped == [Skipped("README.md", "lies beside the folders of the splits")]
 
 
-def test_folders_of_the_splits_without_labels(tmp_path):
+def test_folders_of_the_splits_without_labels(tmp_path: Path) -> None:
     draw(tmp_path / "train" / "a.png", 1)
     draw(tmp_path / "test" / "a.png", 2)
     folder = ImageFolder(tmp_path)
@@ -82,21 +83,21 @@ def test_folders_of_the_splits_without_labels(tmp_path):
     assert read(folder, "test") == [(2, None)]
 
 
-def test_train_beside_other_folders_is_a_class(tmp_path):
+def test_train_beside_other_folders_is_a_class(tmp_path: Path) -> None:
     draw(tmp_path / "train" / "a.png", 1)
     draw(tmp_path / "boat" / "a.png", 2)
     assert ImageFolder(tmp_path).classes == ["boat", "train"]
 
 
 @pytest.mark.parametrize("names", [["test"], ["test", "val"], ["train", "val", "validation"]])
-def test_ambiguous_folders_of_splits(tmp_path, names):
+def test_ambiguous_folders_of_splits(tmp_path: Path, names: list[str]) -> None:
     for name in names:
         draw(tmp_path / name / "a.png", 1)
     with pytest.raises(UserError, match=r"no train folder|both validation and val"):
         ImageFolder(tmp_path)
 
 
-def test_hidden_files_are_ignored_in_silence(tmp_path):
+def test_hidden_files_are_ignored_in_silence(tmp_path: Path) -> None:
     draw(tmp_path / "a.png", 1)
     draw(tmp_path / ".thumbnails" / "a.png", 2)
     draw(tmp_path / ".hidden.png", 3)
@@ -107,7 +108,7 @@ def test_hidden_files_are_ignored_in_silence(tmp_path):
     assert folder.report.skipped == []
 
 
-def test_links_are_followed_but_not_round_in_circles(tmp_path):
+def test_links_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:
     root = tmp_path / "root"
     draw(tmp_path / "elsewhere" / "a.png", 1)
     draw(root / "own" / "b.png", 2)
@@ -124,7 +125,7 @@ def test_links_are_followed_but_not_round_in_circles(tmp_path):
     }
 
 
-def test_conversions_are_counted(tmp_path):
+def test_conversions_are_counted(tmp_path: Path) -> None:
     for n in range(2):
         Image.new("CMYK", (4, 4)).save(tmp_path / f"{n}.tiff")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
@@ -133,7 +134,7 @@ def test_conversions_are_counted(tmp_path):
     assert folder.report.converted == {"cmyk": 2, "gray16": 1}
 
 
-def test_nothing_usable_names_the_folder_the_number_and_reasons(tmp_path):
+def test_nothing_usable_names_the_folder_the_number_and_reasons(tmp_path: Path) -> None:
     for n in range(5):
         (tmp_path / f"{n}.png").write_bytes(b"" if n else b"junk")
     with pytest.raises(UserError, match=r"none of the 5 files tried") as caught:
@@ -145,14 +146,14 @@ def test_nothing_usable_names_the_folder_the_number_and_reasons(tmp_path):
     assert message.endswith("...)")
 
 
-def test_an_empty_split_is_named(tmp_path):
+def test_an_empty_split_is_named(tmp_path: Path) -> None:
     draw(tmp_path / "train" / "a.png", 1)
     (tmp_path / "test").mkdir()
     with pytest.raises(UserError, match="the test split: holds no files"):
         read(ImageFolder(tmp_path), "test")
 
 
-def test_missing_folder_and_file_in_its_place(tmp_path):
+def test_missing_folder_and_file_in_its_place(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no such folder"):
         ImageFolder(tmp_path / "gone")
     (tmp_path / "pictures.zip").write_bytes(b"PK")
@@ -161,7 +162,7 @@ def test_missing_folder_and_file_in_its_place(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_folders_that_may_not_be_read(tmp_path):
+def test_folders_that_may_not_be_read(tmp_path: Path) -> None:
     draw(tmp_path / "a" / "a.png", 1)
     draw(tmp_path / "locked" / "a.png", 1)
     (tmp_path / "locked").chmod(0)

@@ -3,10 +3,12 @@ import struct
 import urllib.request
 from hashlib import md5
 from pathlib import Path
+from typing import Any, Never
 from urllib.error import URLError
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from ganflow.data.sources import open_source
@@ -16,19 +18,19 @@ SHARED = Path(__file__).parents[2].parent / "shared" / "data"
 
 
 @pytest.fixture
-def offline(monkeypatch):
-    def unreachable(*args, **kwargs):
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(*args: Any, **kwargs: Any) -> Never:
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
 
 
-def idx(array):
+def idx(array: NDArray[np.uint8]) -> bytes:
     """The IDX format of MNIST's files."""
     return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
 
 
-def write_mnist(root, kind="MNIST", train=5, test=3):
+def write_mnist(root: Path, kind: str = "MNIST", train: int = 5, test: int = 3) -> dict[str, NDArray[np.uint8]]:
     folder = root / kind / "raw"
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -40,7 +42,7 @@ def write_mnist(root, kind="MNIST", train=5, test=3):
     return images
 
 
-def test_digits_are_scaled_to_bytes(tmp_path):
+def test_digits_are_scaled_to_bytes(tmp_path: Path) -> None:
     source = open_source("digits", tmp_path)
     pictures = list(source.pictures("train"))
     expected = load_digits()
@@ -56,7 +58,7 @@ def test_digits_are_scaled_to_bytes(tmp_path):
 
 
 @pytest.mark.parametrize(("name", "kind"), [("mnist", "MNIST"), ("fashion_mnist", "FashionMNIST")])
-def test_mnist_is_found_under_the_root(tmp_path, offline, name, kind):
+def test_mnist_is_found_under_the_root(tmp_path: Path, offline: None, name: str, kind: str) -> None:
     images = write_mnist(tmp_path, kind)
     source = open_source(name, tmp_path)
     assert source.splits == ("train", "test")
@@ -67,7 +69,7 @@ def test_mnist_is_found_under_the_root(tmp_path, offline, name, kind):
         assert [picture.label for picture in pictures] == list(range(len(pictures)))
 
 
-def test_class_names(tmp_path, offline):
+def test_class_names(tmp_path: Path, offline: None) -> None:
     write_mnist(tmp_path, "MNIST")
     write_mnist(tmp_path, "FashionMNIST")
     assert open_source("mnist", tmp_path).classes[3] == "3"
@@ -75,7 +77,7 @@ def test_class_names(tmp_path, offline):
 
 
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
-def test_absent_and_no_network(tmp_path, offline, name):
+def test_absent_and_no_network(tmp_path: Path, offline: None, name: str) -> None:
     with pytest.raises(UserError) as caught:
         open_source(name, tmp_path / "raw")
     message = str(caught.value)
@@ -86,7 +88,7 @@ def test_absent_and_no_network(tmp_path, offline, name):
     assert "\n" not in message
 
 
-def test_a_missing_file_is_named(tmp_path, offline):
+def test_a_missing_file_is_named(tmp_path: Path, offline: None) -> None:
     write_mnist(tmp_path)
     (tmp_path / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
     with pytest.raises(UserError, match=r"mnist: MNIST/raw/t10k-labels-idx1-ubyte not found under"):
@@ -95,28 +97,28 @@ def test_a_missing_file_is_named(tmp_path, offline):
 
 @pytest.mark.parametrize("content", [b"", b"junk", b"\0" * 16, idx(np.zeros((5, 28, 28), np.uint8))[:1000]])
 @pytest.mark.parametrize("file", ["train-images-idx3-ubyte", "t10k-labels-idx1-ubyte"])
-def test_corrupt_files(tmp_path, offline, file, content):
+def test_corrupt_files(tmp_path: Path, offline: None, file: str, content: bytes) -> None:
     write_mnist(tmp_path)
     (tmp_path / "MNIST" / "raw" / file).write_bytes(content)
     with pytest.raises(UserError, match="are corrupt; delete them"):
         open_source("mnist", tmp_path)
 
 
-def test_pictures_and_labels_that_do_not_match(tmp_path, offline):
+def test_pictures_and_labels_that_do_not_match(tmp_path: Path, offline: None) -> None:
     write_mnist(tmp_path)
     (tmp_path / "MNIST" / "raw" / "train-labels-idx1-ubyte").write_bytes(idx(np.zeros(4, np.uint8)))
     with pytest.raises(UserError, match="5 train pictures do not match their 4 labels"):
         open_source("mnist", tmp_path)
 
 
-def test_cifar10_is_found_under_the_root(tmp_path, offline, monkeypatch):
+def test_cifar10_is_found_under_the_root(tmp_path: Path, offline: None, monkeypatch: pytest.MonkeyPatch) -> None:
     from torchvision.datasets import CIFAR10
 
     folder = tmp_path / "cifar-10-batches-py"
     folder.mkdir()
     rng = np.random.default_rng(0)
 
-    def write(name, content):
+    def write(name: str, content: dict[str, Any]) -> list[str]:
         (folder / name).write_bytes(pickle.dumps(content))
         return [name, md5((folder / name).read_bytes()).hexdigest()]
 
@@ -137,12 +139,12 @@ def test_cifar10_is_found_under_the_root(tmp_path, offline, monkeypatch):
     np.testing.assert_array_equal(pictures[2].pixels, rows["data_batch_2"][0].reshape(3, 32, 32).transpose(1, 2, 0))
 
     (folder / "test_batch").write_bytes(b"junk")
-    with pytest.raises(UserError, match="cifar10: the files under data.root .* are corrupt"):
+    with pytest.raises(UserError, match=r"cifar10: the files under data.root .* are corrupt"):
         open_source("cifar10", tmp_path)
 
 
 @pytest.mark.skipif(not (SHARED / "MNIST" / "raw").is_dir(), reason="the real MNIST is not beside the repository")
-def test_the_real_mnist(offline):
+def test_the_real_mnist(offline: None) -> None:
     source = open_source("mnist", SHARED)
     assert [source.candidates(split) for split in ("train", "test")] == [60_000, 10_000]
     first = next(source.pictures("train"))

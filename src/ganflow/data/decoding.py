@@ -127,7 +127,7 @@ def _to_8_bits(image: Image.Image) -> tuple[NDArray[np.uint8], str | None]:
 
 def _scaled(values: NDArray[Any], top: float, bottom: float = 0.0) -> NDArray[np.uint8]:
     """Map bottom..top to 0..255, rounded."""
-    return np.rint((values.astype(np.float64) - bottom) * (255.0 / (top - bottom))).astype(np.uint8)
+    return np.rint((values.astype(np.float64) - bottom) * 255.0 / (top - bottom)).astype(np.uint8)
 
 
 def _stretched(values: NDArray[Any]) -> NDArray[np.uint8]:

@@ -23,7 +23,7 @@ from ganflow.data.packed import images_file, labels_file
 from ganflow.data.sources import Source
 from ganflow.data.splitting import Keys, Labels, by_key, cut, picture_key, require_distinct
 
-_CHUNK_BYTES = 4 * 2**20
+_CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
@@ -225,6 +225,6 @@ class _Writer:
                 yield b"".join(os.pread(file.fileno(), nbytes, offset) for offset in offsets)
 
     def _add(self, chunk: bytes) -> None:
-        pixels = np.frombuffer(chunk, np.uint8).reshape(-1, *self._format.shape).astype(np.int64)
-        self._sum += pixels.sum(axis=(0, 2, 3))
-        self._sum_of_squares += (pixels**2).sum(axis=(0, 2, 3))
+        pixels = np.frombuffer(chunk, np.uint8).reshape(-1, *self._format.shape)
+        self._sum += pixels.sum(axis=(0, 2, 3), dtype=np.int64)
+        self._sum_of_squares += (pixels.astype(np.uint16) ** 2).sum(axis=(0, 2, 3), dtype=np.int64)

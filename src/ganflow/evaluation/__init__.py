@@ -1,1 +1,1 @@
-"""Features, statistics and metrics as pure functions on tensors."""
+"""Features -> statistics -> metrics: how good generated pictures are, and what was measured how."""

@@ -58,9 +58,7 @@ class Game(nn.Module, ABC):
         """
 
 
-def draw_noise(
-    kind: Noise, n: int, dim: int, device: torch.device, rng: torch.Generator | None = None
-) -> Tensor:
+def draw_noise(kind: Noise, n: int, dim: int, device: torch.device, rng: torch.Generator | None = None) -> Tensor:
     """Draw latents (n, dim): standard normal, or uniform on [-1, 1] (Goodfellow et al. 2014; Radford 2016)."""
     where = device if rng is None else torch.device("cpu")
     if kind == "normal":

@@ -28,7 +28,9 @@ class Journal:
         folder.mkdir(parents=True, exist_ok=True)
         self._drop_torn_line()
         lines = list(self.lines())
-        self._last = {kind: max((x["images"] for x in lines if kind in x), default=-1) for kind in ("values", "samples")}
+        self._last = {
+            kind: max((x["images"] for x in lines if kind in x), default=-1) for kind in ("values", "samples")
+        }
 
     def add_values(self, images: int, values: dict[str, float]) -> None:
         """Record the values of a tick."""

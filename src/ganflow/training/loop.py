@@ -1,5 +1,6 @@
 """The training loop: rounds of the game, and what is due between them. It never knows which family plays."""
 
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -44,7 +45,10 @@ def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, sto
     if not checkpoint.restore(match, state):
         _sample(match, fixed_inputs, state, journal)
     clock = _Clock(match.images)
-    with tqdm(total=params.images, initial=match.images, unit="img", unit_scale=True, desc="train") as bar:
+    pause = 0.5 if sys.stderr.isatty() else 30  # a log file needs fewer lines than a terminal
+    with tqdm(
+        total=params.images, initial=match.images, desc="train", unit="img", unit_scale=True, mininterval=pause
+    ) as bar:
         while match.images < params.images:
             before = match.images
             match.play_round()
@@ -58,7 +62,9 @@ def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, sto
                 values, diverged_at = match.meter.read()
                 if diverged_at is not None:
                     raise DivergedError(diverged_at)
-                journal.add_values(match.images, {f"train/{k}": v for k, v in {**values, **clock.read(match.images)}.items()})
+                journal.add_values(
+                    match.images, {f"train/{k}": v for k, v in {**values, **clock.read(match.images)}.items()}
+                )
                 bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
             if due(params.sample_every_images):
                 _sample(match, fixed_inputs, state, journal)

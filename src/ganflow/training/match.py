@@ -2,14 +2,12 @@
 
 import torch
 
+from ganflow.data.batches import Batches
 from ganflow.models.game import Game, Player
 from ganflow.params import TrainParams
 from ganflow.training.augment import flip, translate
 from ganflow.training.ema import MovingAverage, half_life
 from ganflow.training.meter import Meter
-from typing import TYPE_CHECKING
-if TYPE_CHECKING:
-    from ganflow.data.batches import Batches
 
 
 class Match:
@@ -18,10 +16,10 @@ class Match:
     A round gives each player its steps. Every turn takes the next batch of the endless stream of real pictures.
     """
 
-    def __init__(self, game: Game, batches: "Batches", params: TrainParams, device: torch.device) -> None:
+    def __init__(self, game: Game, batches: Batches, params: TrainParams, device: torch.device) -> None:
         self.device = device
         # Convolutions are quicker on both CPU and GPU with the channels last.
-        self.game = game.to(device, memory_format=torch.channels_last).train()
+        self.game = game.to(device).to(memory_format=torch.channels_last).train()
         self.batches = batches
         self.params = params
         self.players = self.game.players
@@ -39,7 +37,7 @@ class Match:
     @property
     def images_a_round(self) -> int:
         """Real images that one round adds."""
-        return self.players[0].steps * self.params.batch_size
+        return int(self.players[0].steps * self.params.batch_size)
 
     def play_round(self) -> None:
         """Let each player take its steps, and the average follow. Nothing here waits for the device."""
@@ -52,7 +50,7 @@ class Match:
             outcome = player.play(batch)
             optimizer = self.optimizers[player.name]
             optimizer.zero_grad()
-            outcome.loss.backward()
+            torch.autograd.backward(outcome.loss)
             optimizer.step()
             self.meter.add(player.name, outcome, images)
         self.rounds += 1

@@ -1,0 +1,153 @@
+"""`ganflow ...`: a thin shell over the stages. Heavy imports wait until a command needs them."""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from ganflow import __version__
+from ganflow.errors import UserError
+
+ARTIFACTS = Path("artifacts")
+PREPARED, TRAINED, EVALUATED, REGISTERED = (ARTIFACTS / stage for stage in ("prepare", "train", "evaluate", "register"))
+
+_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status is 0, 2 for a mistake of the user's, 1 for a training that failed."""
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    logging.getLogger("ganflow").setLevel(logging.INFO)
+    command: Callable[[argparse.Namespace], int | None] = options.command
+    try:
+        return command(options) or 0
+    except UserError as error:
+        print(f"ganflow: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ganflow: stopped", file=sys.stderr)
+        return _INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="ganflow", description="Train generative adversarial networks as a reproducible pipeline."
+    )
+    parser.add_argument("--version", action="version", version=f"ganflow {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    overrides = argparse.ArgumentParser(add_help=False)
+    overrides.add_argument(
+        "-S", dest="overrides", metavar="KEY.PATH=VALUE", action="append", default=[], help="override one parameter"
+    )
+    with_params = argparse.ArgumentParser(add_help=False, parents=[overrides])
+    with_params.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml")
+
+    def add(
+        name: str, command: Callable[[argparse.Namespace], int | None], text: str, *parents: argparse.ArgumentParser
+    ) -> argparse.ArgumentParser:
+        added = commands.add_parser(name, help=text, description=text, parents=parents)
+        added.set_defaults(command=command)
+        return added
+
+    add("prepare", _prepare, f"pack the data set into {PREPARED}", with_params)
+    add("train", _train, f"train the two players; weights, history and samples go to {TRAINED}", with_params)
+    add("evaluate", _evaluate, f"measure FID and the discriminator's accuracy into {EVALUATED}", with_params)
+    add("register", _register, "put the model through the quality gate and into the registry", with_params)
+
+    sample = add("sample", _sample, "generate pictures from the trained weights or a registered model", with_params)
+    sample.add_argument("--model", metavar="URI", help="a registered model, as in models:/digits-16px@champion")
+    sample.add_argument("-n", type=int, default=64, metavar="N", help="how many pictures (64)")
+    sample.add_argument("--seed", type=int, default=0, help="seed of the latents (0)")
+    sample.add_argument(
+        "--out", type=Path, default=Path("samples.png"), help="a grid as PNG, or with --single a folder"
+    )
+    sample.add_argument("--single", action="store_true", help="write single PNG files into the folder --out")
+
+    add("sync", _sync, "send MLflow what it has not had yet of any training's journal")
+    experiment = add("experiment", _experiment, "write params.yaml from experiments/NAME.yaml", overrides)
+    experiment.add_argument("name", metavar="NAME")
+    add("schema", _schema, "print the JSON Schema of params.yaml")
+    return parser
+
+
+def _prepare(options: argparse.Namespace) -> None:
+    from ganflow import params
+    from ganflow.stages.prepare import prepare
+
+    prepare(params.load(options.params, options.overrides), PREPARED)
+
+
+def _train(options: argparse.Namespace) -> int:
+    from ganflow import params
+    from ganflow.home import state_folder
+    from ganflow.stages.train import train
+    from ganflow.training.loop import DivergedError, InterruptedTraining
+
+    try:
+        train(params.load(options.params, options.overrides), PREPARED, TRAINED, state_folder())
+    except InterruptedTraining as interruption:
+        print(
+            f"ganflow: stopped at {interruption.images} images, with a checkpoint: the same command goes on from there",
+            file=sys.stderr,
+        )
+        return _INTERRUPTED
+    except DivergedError as error:
+        print(
+            f"ganflow: a loss or a weight was not finite at {error.images} images; the last good checkpoint is kept. "
+            "Lower train.generator_lr and train.discriminator_lr, or change seed",
+            file=sys.stderr,
+        )
+        return 1
+    return 0
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from ganflow import params, tracking
+    from ganflow.data.packed import PackedData
+    from ganflow.stages.evaluate import evaluate
+
+    loaded = params.load(options.params, options.overrides)
+    card = PackedData(PREPARED).card
+    tracking.connect()  # better known before the measuring than after it
+    evaluate(loaded, PREPARED, TRAINED, EVALUATED)
+    run = tracking.log_evaluation(loaded, card, TRAINED, EVALUATED)
+    tracking.write_run(EVALUATED, run)
+
+
+def _register(options: argparse.Namespace) -> None:
+    from ganflow import params
+    from ganflow.stages.register import register
+
+    register(params.load(options.params, options.overrides), PREPARED, TRAINED, EVALUATED, REGISTERED)
+
+
+def _sample(options: argparse.Namespace) -> None:
+    from ganflow.stages.sample import sample
+
+    sample(options.model or TRAINED, options.n, options.seed, options.out, single=options.single)
+
+
+def _sync(_: argparse.Namespace) -> None:
+    from ganflow import tracking
+    from ganflow.home import home
+
+    print(f"ganflow: {tracking.sync(home())} journal lines sent")
+
+
+def _experiment(options: argparse.Namespace) -> None:
+    from ganflow.experiments import switch
+    from ganflow.home import state_folder
+
+    kept = switch(options.name, options.overrides, Path("params.yaml"), state_folder() / "params")
+    print(f"ganflow: params.yaml is now the experiment {options.name}" + (f"; yours is kept as {kept}" if kept else ""))
+
+
+def _schema(_: argparse.Namespace) -> None:
+    import json
+
+    from ganflow.params import json_schema
+
+    print(json.dumps(json_schema(), indent=2))

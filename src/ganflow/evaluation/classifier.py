@@ -1,0 +1,206 @@
+"""A small classifier of a data set's own pictures, for its features: a domain far from photographs is measured by them.
+
+It is trained once, when the data is prepared, and kept: equal seeds on another number of threads give other weights,
+and FIDs by other weights cannot be compared.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+
+from ganflow.data.packed import PackedData
+from ganflow.errors import UserError
+
+DIMENSION = 64
+WEIGHTS_FILE = "extractor.safetensors"
+RECORD_FILE = "extractor.json"
+
+_PASSES = 60
+_LEAST_IMAGES, _MOST_IMAGES = 60_000, 300_000
+_BATCH_SIZE = 128
+_LEARNING_RATE = 4e-3
+_WEIGHT_DECAY = 0.02
+
+
+class Shape(NamedTuple):
+    """What the layers of a classifier follow from."""
+
+    channels: int
+    resolution: int
+    classes: int
+
+
+class Classifier(nn.Module):
+    """Convolutions that halve the picture down to 4 to 7 pixels, a layer of 64 features, and one logit a class.
+
+    Takes pictures uint8 (n, channels, resolution, resolution); `mean` and `std` are per channel of pixels scaled to
+    [0, 1].
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        side = shape.resolution
+        width, stride = 32, 1
+        if side > 32:  # large pictures: start with a halving, for speed
+            side, stride = side // 2, 2
+        layers = _block(shape.channels, width, stride)
+        while side > 7:
+            wide = min(2 * width, 128)
+            layers += _block(width, wide, 2)
+            side, width = side // 2, wide
+        self.register_buffer("mean", torch.zeros(shape.channels, 1, 1))
+        self.register_buffer("std", torch.ones(shape.channels, 1, 1))
+        self.body = nn.Sequential(*layers, nn.Flatten(), nn.Linear(width * side**2, DIMENSION), nn.ReLU())
+        self.head = nn.Linear(DIMENSION, shape.classes)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the features (n, 64), all at least 0, that the logits are made of."""
+        features: Tensor = self.body((images.float() / 255 - self.mean) / self.std)
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give the logits (n, classes)."""
+        logits: Tensor = self.head(self.features(images))
+        return logits
+
+
+def train_classifier(packed: PackedData, seed: int, out: Path) -> None:
+    """Train a classifier on the train split and write its weights and their record into the folder `out`.
+
+    Always on the CPU, and from `seed` alone; torch's own random state is left as it was. The record
+    (`extractor.json`) holds name, digest, dim, validation_accuracy, test_accuracy, data_digest and images (shown).
+    Raises UserError if there are fewer than two classes.
+    """
+    classes, labels = packed.card.classes, packed.labels("train")
+    if labels is None or classes is None or len(classes) < 2:
+        raise UserError("a classifier needs pictures of two classes at least; set evaluate.extractor: inception")
+    shape = Shape(packed.card.channels, packed.card.resolution, len(classes))
+    shown = min(max(_PASSES * len(labels), _LEAST_IMAGES), _MOST_IMAGES)
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        network = Classifier(shape)
+        network.mean.copy_(torch.tensor(packed.card.mean).view(-1, 1, 1))
+        # A channel that never varies has a deviation of 0; one level of 255 keeps the network finite.
+        network.std.copy_(torch.tensor(packed.card.std).clamp_min(1 / 255).view(-1, 1, 1))
+        network.to(memory_format=torch.channels_last)
+        _fit(network, packed.images("train"), labels, shown, seed)
+    digest = _save(network, shape, out / WEIGHTS_FILE)
+    record = {
+        "name": "classifier",
+        "digest": digest,
+        "dim": DIMENSION,
+        "validation_accuracy": _accuracy(network, packed.images("validation"), packed.labels("validation")),
+        "test_accuracy": _accuracy(network, packed.images("test"), packed.labels("test")),
+        "data_digest": packed.card.digest,
+        "images": shown,
+    }
+    temporary = out / f"{RECORD_FILE}.part"
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(out / RECORD_FILE)
+
+
+def load_classifier(prepared: Path) -> tuple[Classifier, str]:
+    """Load the classifier that lies in the folder `prepared`, in eval mode on the CPU, and its digest.
+
+    Raises UserError if a file is missing or damaged, or the two do not belong together.
+    """
+    path = prepared / WEIGHTS_FILE
+    try:
+        digest = _digest(path)
+        recorded = json.loads((prepared / RECORD_FILE).read_text(encoding="utf-8"))["digest"]
+        with safe_open(path, framework="pt") as file:
+            shape = Shape(**json.loads(file.metadata()["shape"]))
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        network = Classifier(shape)
+        network.load_state_dict(state)
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: the data set's classifier cannot be loaded ({error}); run `ganflow prepare` again"
+        ) from None
+    if digest != recorded:
+        raise UserError(f"{path}: is not the file that {RECORD_FILE} describes; run `ganflow prepare` again")
+    return network.eval().requires_grad_(False), digest
+
+
+def _block(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
+    convolution = nn.Conv2d(channels_in, channels_out, 3, stride, padding=1, bias=False)
+    return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
+
+
+def _fit(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64], shown: int, seed: int) -> None:
+    """Descend the cross-entropy over `shown` pictures, each shifted at random, in a one-cycle schedule."""
+    rng = np.random.default_rng(seed)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY)
+    steps = -(-shown // _BATCH_SIZE)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps)
+    network.train()
+    with tqdm(total=shown, desc="training the feature extractor", unit=" pictures", disable=None) as bar:
+        for indices in _batches(len(labels), steps, rng):
+            pixels = torch.from_numpy(_shift(images[indices], rng))
+            loss = cross_entropy(network(pixels), torch.from_numpy(labels[indices]))
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            bar.update(len(indices))
+    network.eval()
+
+
+def _batches(n: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Give `steps` batches of indices below n: every picture once before any comes again."""
+    waiting = np.empty(0, np.int64)
+    for _ in range(steps):
+        while len(waiting) < _BATCH_SIZE:
+            waiting = np.concatenate([waiting, rng.permutation(n)])
+        batch, waiting = waiting[:_BATCH_SIZE], waiting[_BATCH_SIZE:]
+        yield batch
+
+
+def _shift(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Move each picture by up to an eighth of its side in both directions, repeating the pixels at the edge."""
+    n, _, side, _ = images.shape
+    most = side // 8
+    rows, columns = (np.clip(np.arange(side) + rng.integers(-most, most + 1, (n, 1)), 0, side - 1) for _ in range(2))
+    # Advanced indices around a slice come first in the result: (n, side, side, c).
+    shifted = images[np.arange(n)[:, None, None], :, rows[:, :, None], columns[:, None, :]]
+    return shifted.transpose(0, 3, 1, 2)
+
+
+def _accuracy(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> float | None:
+    """Give the share of pictures whose class has the largest logit; None without any."""
+    if labels is None or len(labels) == 0:
+        return None
+    right = 0
+    with torch.inference_mode():
+        for start in range(0, len(labels), 1000):
+            chosen = network(torch.from_numpy(np.array(images[start : start + 1000]))).argmax(dim=1).numpy()
+            right += int((chosen == labels[start : start + 1000]).sum())
+    return right / len(labels)
+
+
+def _save(network: Classifier, shape: Shape, path: Path) -> str:
+    """Write the weights, whole or not at all, and give the file's digest."""
+    state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+    temporary = path.with_name(f"{path.name}.part")
+    save_file(state, temporary, {"shape": json.dumps(shape._asdict())})
+    temporary.replace(path)
+    return _digest(path)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"

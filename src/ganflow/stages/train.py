@@ -1,0 +1,128 @@
+"""The second stage: play the game on packed data, and leave finished weights, history and samples."""
+
+import logging
+import shutil
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+
+from ganflow.data.batches import Batches
+from ganflow.data.packed import PackedData
+from ganflow.params import Params
+from ganflow.tracking import Sender, resume_run
+from ganflow.training import checkpoint, loop
+from ganflow.training.device import pick_device
+from ganflow.training.journal import Journal
+from ganflow.training.match import Match
+from ganflow.training.state import state_digest
+from ganflow.training.weights import DISCRIMINATOR, GENERATORS, Origin, save_weights
+
+_log = logging.getLogger("ganflow")
+
+
+def train(params: Params, prepared: Path, out: Path, states: Path) -> None:
+    """Train on the packed data in `prepared` and write weights, history.csv, samples/ and run.json into `out`.
+
+    `states` holds the resume state, in `train/<digest>`: a training that was interrupted goes on from there.
+    Raises UserError, loop.DivergedError and loop.InterruptedTraining.
+    """
+    packed = PackedData(prepared)
+    device = pick_device(params.train.device)
+    state = states / "train" / state_digest(params, packed.card)
+    state.mkdir(parents=True, exist_ok=True)
+    with _alone(state):
+        run = resume_run(params, packed.card, state)
+        match = _new_match(params, packed, device)
+        journal = Journal(state)
+        sender = Sender(state)
+        with sender, _stop_signals() as asked_to_stop:
+            try:
+                loop.train(match, _fixed_inputs(match, params), state, journal, lambda: bool(asked_to_stop))
+            except loop.InterruptedTraining as interruption:
+                journal.add_status(interruption.images, "KILLED")
+                raise
+            except BaseException:
+                journal.add_status(match.images, "FAILED")
+                raise
+            _write_outputs(match, params, packed, state, journal, out)
+            journal.add_status(match.images, "FINISHED")
+            unsent = sender.close()
+        shutil.copyfile(state / "run.json", out / "run.json")
+        _retire(state, states, run.run_id, unsent)
+
+
+def _new_match(params: Params, packed: PackedData, device: torch.device) -> Match:
+    torch.manual_seed(params.seed)
+    game = params.model.build(packed.card.channels, packed.card.resolution)
+    batches = Batches(packed.images("train"), packed.labels("train"), params.train.batch_size, params.seed, device)
+    return Match(game, batches, params.train, device)
+
+
+def _fixed_inputs(match: Match, params: Params) -> torch.Tensor:
+    rng = torch.Generator().manual_seed(params.seed)
+    return match.game.draw_inputs(loop.SAMPLES, rng)
+
+
+def _write_outputs(match: Match, params: Params, packed: PackedData, state: Path, journal: Journal, out: Path) -> None:
+    """Fill `out` anew, so that nothing of another training stays in it."""
+    shutil.rmtree(out, ignore_errors=True)
+    out.mkdir(parents=True)
+    origin = Origin(params, packed.card.channels, packed.card.resolution, match.images)
+    save_weights(match.average.network, out / GENERATORS["ema"], origin)
+    save_weights(match.game.generator, out / GENERATORS["live"], origin)
+    save_weights(match.game.discriminator, out / DISCRIMINATOR, origin)
+    journal.write_history(out / "history.csv")
+    shutil.copytree(state / "samples", out / "samples")
+
+
+def _retire(state: Path, states: Path, run_id: str, unsent: int) -> None:
+    """Delete the state of a finished training, except for a journal that MLflow has not had in full."""
+    if unsent:
+        kept = states / "unsent" / run_id
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        (state / checkpoint.FILE).unlink(missing_ok=True)
+        state.rename(kept)
+        _log.warning("%d journal lines did not reach MLflow; `ganflow sync` sends them when it answers again", unsent)
+    else:
+        shutil.rmtree(state)
+
+
+@contextmanager
+def _alone(state: Path) -> Iterator[None]:
+    """Wait while another process trains exactly this; it may be another experiment that DVC runs beside."""
+    lock = FileLock(state.with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        _log.warning("another process is training exactly this (%s): waiting for it to end", state.name)
+        lock.acquire()
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collect SIGTERM and Ctrl-C instead of dying of them; a second one is not waited for."""
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before[number])
+
+    before: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

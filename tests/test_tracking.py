@@ -3,19 +3,14 @@
 import dataclasses
 import json
 import multiprocessing
-import os
-import signal
-import socket
 import subprocess
-import sys
 import time
-import urllib.request
-from collections.abc import Iterator
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
+from conftest import MlflowServer
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from PIL import Image
@@ -437,61 +432,8 @@ def test_sync_says_that_the_server_is_away_and_keeps_everything(writer: Writer, 
     assert (writer.state / "journal.jsonl").exists()
 
 
-class Server:
-    """`mlflow server` on a port of its own, which can die and come back."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self._port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
-        store = ["--backend-store-uri", f"sqlite:///{self._folder}/mlflow.db"]
-        artifacts = ["--artifacts-destination", str(self._folder / "artifacts"), "--workers", "1"]
-        environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-        with (self._folder / "server.log").open("ab") as log:
-            self._process = subprocess.Popen(
-                [*command, *store, *artifacts],
-                cwd=self._folder,
-                env=environment,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline:
-            try:
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=1):
-                    return
-            except OSError:
-                time.sleep(0.1)
-        raise TimeoutError((self._folder / "server.log").read_text())
-
-    def kill(self) -> None:
-        if self._process is not None:
-            os.killpg(self._process.pid, signal.SIGKILL)
-            self._process.wait()
-            self._process = None
-
-
-@pytest.fixture
-def server(repository: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    folder = repository / "server"
-    folder.mkdir()
-    (folder / "mlflow.db").write_bytes(mlflow_database.read_bytes())
-    server = Server(folder)
-    server.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    yield server
-    server.kill()
-
-
 def test_server_killed_in_the_middle_misses_no_point(
-    writer: Writer, server: Server, params: Params, card: DataCard, caplog: pytest.LogCaptureFixture
+    writer: Writer, server: MlflowServer, params: Params, card: DataCard, caplog: pytest.LogCaptureFixture
 ) -> None:
     ref = opened(writer, params, card)
     steps = range(8, 808, 8)

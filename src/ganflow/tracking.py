@@ -39,9 +39,10 @@ from ganflow.home import home, state_folder
 from ganflow.params import Params, dump
 
 # MLflow reads these when it is imported. It reports its use to its makers by default, which a pipeline on a closed
-# cluster must not try; it prints links into the progress bar; and it retries for minutes, where the journal can wait
-# and a person cannot.
+# cluster must not try; it prints links and bars of its own into our progress bar; and it retries for minutes, where the
+# journal can wait and a person cannot.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR", "1")

@@ -187,9 +187,11 @@ def test_exif_orientation_is_applied(save: Save, orientation: int) -> None:
     assert conversions == ("exif_orientation",)
 
 
-def test_broken_exif_is_ignored(save: Save) -> None:
-    path = save(Image.new("RGB", (4, 4), "red"), "a.jpg", exif=b"Exif\0\0II*\0\xff\xff\xff\xff")
+def test_broken_exif_is_ignored_without_a_warning(save: Save, recwarn: pytest.WarningsRecorder) -> None:
+    entries_that_do_not_follow = b"Exif\0\0II*\0\x08\0\0\0\x05\0"
+    path = save(Image.new("RGB", (4, 4), "red"), "a.jpg", exif=entries_that_do_not_follow)
     assert decode(path).pixels.shape == (4, 4, 3)
+    assert not recwarn.list
 
 
 def test_first_frame_of_an_animation(save: Save) -> None:

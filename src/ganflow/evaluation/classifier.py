@@ -54,7 +54,7 @@ class Classifier(nn.Module):
     def __init__(self, shape: Shape) -> None:
         super().__init__()
         side = shape.resolution
-        width, stride = 32, 1
+        width, stride = 16, 1
         if side > 32:  # large pictures: start with a halving, for speed
             side, stride = side // 2, 2
         layers = _block(shape.channels, width, stride)

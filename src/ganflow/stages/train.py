@@ -50,7 +50,9 @@ def train(params: Params, prepared: Path, out: Path, states: Path) -> None:
             except BaseException:
                 journal.add_status(match.images, "FAILED")
                 raise
-            _write_outputs(match, params, packed, state, journal, out)
+            _fill(out, match, Origin(params, packed.card.channels, packed.card.resolution, match.images))
+            journal.write_history(out / "history.csv")
+            shutil.copytree(state / "samples", out / "samples")
             journal.add_status(match.images, "FINISHED")
             unsent = sender.close()
         shutil.copyfile(state / "run.json", out / "run.json")
@@ -69,16 +71,13 @@ def _fixed_inputs(match: Match, params: Params) -> torch.Tensor:
     return match.game.draw_inputs(loop.SAMPLES, rng)
 
 
-def _write_outputs(match: Match, params: Params, packed: PackedData, state: Path, journal: Journal, out: Path) -> None:
-    """Fill `out` anew, so that nothing of another training stays in it."""
+def _fill(out: Path, match: Match, origin: Origin) -> None:
+    """Write the weights into `out`, made anew so that nothing of another training stays in it."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    origin = Origin(params, packed.card.channels, packed.card.resolution, match.images)
     save_weights(match.average.network, out / GENERATORS["ema"], origin)
     save_weights(match.game.generator, out / GENERATORS["live"], origin)
     save_weights(match.game.discriminator, out / DISCRIMINATOR, origin)
-    journal.write_history(out / "history.csv")
-    shutil.copytree(state / "samples", out / "samples")
 
 
 def _retire(state: Path, states: Path, run_id: str, unsent: int) -> None:

@@ -91,7 +91,8 @@ def _save(match: Match, state: Path) -> None:
     try:
         checkpoint.save(match, state)
     except checkpoint.NotFiniteError:
-        raise DivergedError(match.images) from None
+        _, diverged_at = match.meter.read()
+        raise DivergedError(diverged_at or match.images) from None
 
 
 def _sample(match: Match, inputs: Tensor, state: Path, journal: Journal) -> None:

@@ -1,0 +1,195 @@
+"""The last stage: an evaluated model through the quality gate and into the registry."""
+
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from mlflow import MlflowClient
+from mlflow.entities import Run, RunTag
+
+from ganflow import __version__, registry, tracking
+from ganflow.data.packed import PackedData
+from ganflow.errors import UserError
+from ganflow.evaluation.extractor import load_extractor
+from ganflow.evaluation.fid import REALS, distance, feature_moments
+from ganflow.evaluation.protocol import Protocol
+from ganflow.evaluation.sampling import generate, real_batches
+from ganflow.home import state_folder
+from ganflow.models.game import Game
+from ganflow.params import Params
+from ganflow.registry import Champion, Decision
+from ganflow.training.device import pick_device
+from ganflow.training.weights import GENERATORS, load_game
+
+REGISTRATION_FILE = "registration.json"
+
+_log = logging.getLogger("ganflow")
+
+
+def register(params: Params, prepared: Path, trained: Path, evaluated: Path, out: Path) -> dict[str, Any]:
+    """Decide about the model in `trained` by its metrics in `evaluated`; register it, and write registration.json.
+
+    The averaged generator is kept with its run in any case; a version and an alias it gets by the decision. The same
+    weights have the same version however often this runs. A failure leaves no registration.json in `out`, and the
+    run of the training as it was. Raises UserError.
+    """
+    report = out / REGISTRATION_FILE
+    report.unlink(missing_ok=True)
+    packed = PackedData(prepared)
+    metrics, protocol = tracking.read_metrics(evaluated), tracking.read_protocol(evaluated)
+    if protocol.data_digest != packed.card.digest:
+        raise UserError(f"{evaluated}: was measured on other data than {prepared} holds; run `ganflow evaluate` again")
+    weights = registry.weights_digest(trained / GENERATORS["ema"])
+    game = load_game(trained, "ema", torch.device("cpu"))
+    name = params.data.registered_model
+
+    client = tracking.connect()
+    with tracking.explained(client.tracking_uri), _one_at_a_time():
+        training = tracking.training_run(client, params, packed.card, trained)
+        judged = _judged_run(client, evaluated) or training
+        candidate = _Candidate(params, metrics, protocol, weights, training, judged)
+        model_id = registry.log_generator(client, training, game, weights, _metadata(params, packed, weights))
+        registry.link_metrics(client, judged, model_id)
+        champion = registry.find_champion(
+            client, name, weights, protocol, lambda rival: _measure(rival, params, packed, protocol)
+        )
+        decision = registry.decide(metrics, params.register, champion)
+        version = _apply(client, name, model_id, decision, candidate)
+        _note_on_run(client, f"{name}/{version}" if version else "none", decision, candidate)
+    result = {
+        "model": name,
+        "version": version,
+        "alias": decision.alias,
+        "reason": decision.reason,
+        "fid": metrics.get("fid"),
+        "champion": _before(champion, metrics),
+        "run_id": training.info.run_id,
+        "weights_digest": weights,
+        "protocol_digest": protocol.digest,
+        "data_digest": protocol.data_digest,
+        "tracking_uri": tracking.public(client.tracking_uri),
+    }
+    _write(report, result)
+    _log.info("%s: %s", f"{name} version {version}" if version else name, decision.reason)
+    return result
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """What is known of the model that is to be registered."""
+
+    params: Params
+    metrics: dict[str, float | None]
+    protocol: Protocol
+    weights: str
+    training: Run
+    judged: Run
+
+    def tags(self, decision: Decision) -> dict[str, str]:
+        """Say where the model comes from, how good it is, and what was decided."""
+        fid = repr(self.metrics.get("fid"))
+        return {
+            registry.TAG_WEIGHTS: self.weights,
+            registry.TAG_FID: fid,
+            registry.fid_tag(self.protocol): fid,
+            tracking.TAG_PROTOCOL: self.protocol.digest,
+            tracking.TAG_DATA_DIGEST: self.protocol.data_digest,
+            "ganflow.git_commit": self.training.data.tags.get(tracking.TAG_COMMIT, "unknown"),
+            "ganflow.run_id": self.training.info.run_id,
+            "ganflow.evaluation_run_id": self.judged.info.run_id,
+            "ganflow.family": self.params.model.family,
+            "ganflow.noise": self.params.model.noise,
+            "ganflow.latent_dim": str(self.params.model.latent_dim),
+            "ganflow.version": __version__,
+            **self.decision_tags(decision),
+        }
+
+    def decision_tags(self, decision: Decision) -> dict[str, str]:
+        """Say what was decided, and by which gate."""
+        gate = {f"register.{key}": str(value) for key, value in asdict(self.params.register).items()}
+        return {"ganflow.decision": decision.reason, **gate}
+
+    def description(self, decision: Decision) -> str:
+        """Say in the registry what the model is, and how it is used."""
+        model = self.params.model
+        return (
+            f"{model.family}, FID {self.metrics.get('fid')}. Takes {model.noise} latents, float32 (n, "
+            f"{model.latent_dim}), and gives pictures (n, c, h, w) in [-1, 1]. Decision: {decision.reason}."
+        )
+
+
+def _one_at_a_time() -> FileLock:
+    """Keep two registrations of this repository from both beating the same champion."""
+    state_folder().mkdir(parents=True, exist_ok=True)
+    return FileLock(state_folder() / "register.lock")
+
+
+def _judged_run(client: MlflowClient, evaluated: Path) -> Run | None:
+    """Find the run of the evaluation, which has one of its own under changed parameters."""
+    ref = tracking.read_run(evaluated)
+    return tracking.find_run(client, ref.run_id if ref else None)
+
+
+def _metadata(params: Params, packed: PackedData, digest: str) -> dict[str, Any]:
+    return {
+        "family": params.model.family,
+        "noise": params.model.noise,
+        "latent_dim": params.model.latent_dim,
+        "channels": packed.card.channels,
+        "resolution": packed.card.resolution,
+        "data_digest": packed.card.digest,
+        "weights_digest": digest,
+        "ganflow_version": __version__,
+    }
+
+
+def _measure(rival: Game, params: Params, packed: PackedData, protocol: Protocol) -> float:
+    """Measure the FID of another generator as this evaluation measured its own."""
+    extractor = load_extractor(params.evaluate, packed.folder, pick_device(params.train.device))
+    if extractor.digest != protocol.extractor_digest:
+        raise UserError("the extractor is another than that of the evaluation; run `ganflow evaluate` again")
+    batch_size = params.evaluate.batch_size
+    reals = feature_moments(real_batches(packed.images(REALS)[: protocol.reals], batch_size), extractor)
+    fakes = feature_moments(generate(rival, protocol.fakes, batch_size, protocol.seed), extractor)
+    return distance(fakes, reals)
+
+
+def _apply(client: MlflowClient, name: str, model_id: str, decision: Decision, candidate: _Candidate) -> str | None:
+    """Carry the decision out, and give the version, if there is one."""
+    description, tags = candidate.description(decision), candidate.tags(decision)
+    if decision.alias is None:
+        version = registry.find_version(client, name, candidate.weights)
+        if version is not None:
+            registry.update_version(client, name, version, description, tags)
+    else:
+        version = registry.register_version(client, name, model_id, description, tags)
+    if version is not None:
+        registry.set_aliases(client, name, version, decision.alias)
+    return version
+
+
+def _note_on_run(client: MlflowClient, registered: str, decision: Decision, candidate: _Candidate) -> None:
+    """Tag the run: the gate may change from one registration to the next, which parameters of MLflow may not."""
+    tags = {
+        **candidate.decision_tags(decision),
+        "ganflow.registered_model": registered,
+        "ganflow.alias": decision.alias or "none",
+    }
+    client.log_batch(candidate.judged.info.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+
+def _before(champion: Champion | None, metrics: dict[str, float | None]) -> dict[str, Any] | None:
+    if champion is None:
+        return None
+    return {"version": champion.version, "fid": metrics.get("fid") if champion.is_candidate else champion.fid}
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    new.replace(path)

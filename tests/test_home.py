@@ -1,8 +1,9 @@
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
-from ganflow.home import home, state_folder
+from ganflow.home import home, locked, state_folder
 
 
 @pytest.fixture(autouse=True)
@@ -46,3 +47,17 @@ def test_temporary_workspace_of_dvc_belongs_to_the_repository(
         monkeypatch.setenv("DVC_ROOT", str(copy))
     monkeypatch.chdir(copy)
     assert home() == tmp_path.resolve()
+
+
+def test_lock_is_held_by_one_process_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with locked("store"), pytest.raises(Timeout):
+        FileLock(tmp_path / ".ganflow" / "store.lock").acquire(blocking=False)
+    FileLock(tmp_path / ".ganflow" / "store.lock").acquire(blocking=False).lock.release()
+
+
+def test_no_lock_where_nothing_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".ganflow").write_text("a file in the place of the folder")
+    with locked("store"):
+        pass

@@ -3,8 +3,11 @@
 import dataclasses
 import json
 import multiprocessing
+import socket
 import subprocess
+import threading
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from multiprocessing.queues import Queue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
@@ -211,6 +214,35 @@ def test_store_that_cannot_be_used(repository: Path, monkeypatch: pytest.MonkeyP
         tracking.connect()
     assert time.monotonic() - start < 12
     assert "s3cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("status", "said"), [(401, "refuses access"), (403, "refuses access"), (500, "cannot use")])
+def test_server_that_refuses(repository: Path, monkeypatch: pytest.MonkeyPatch, status: int, said: str) -> None:
+    class Refusal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(status)
+
+        def do_POST(self) -> None:
+            self.send_error(status)
+
+        def log_message(self, *_: object) -> None:
+            """Keep quiet."""
+
+    with HTTPServer(("127.0.0.1", 0), Refusal) as refusing:
+        threading.Thread(target=refusing.serve_forever, daemon=True).start()
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing.server_port}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+        with pytest.raises(UserError, match=f"^http://127.0.0.1:{refusing.server_port}: .*{said}"):
+            tracking.connect()
+        refusing.shutdown()
+
+
+def test_server_that_accepts_and_stays_silent(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(UserError, match=r"does not answer .*timed out"):
+            tracking.connect()
 
 
 # The run of a training

@@ -15,7 +15,8 @@ from ganflow.params import Params, descriptions, dump, overlay, override, parse,
 FOLDER = Path("experiments")
 SCHEMA = "params.schema.json"
 
-_PLAIN_TEXT = re.compile(r"[A-Za-z./][\w./-]*")
+_PLAIN_TEXT = re.compile(r"[A-Za-z/][\w./-]*")  # not with a dot first: .5 and .inf are numbers
+_NOT_PRINTABLE = re.compile("[\x7f-\xa0\u2028\u2029\ufeff\ufffe\uffff]")  # JSON holds them as they are, YAML does not
 _NOT_PLAIN = {"true", "false", "null"}
 
 
@@ -36,8 +37,8 @@ def switch(name: str, overrides: Sequence[str], target: Path, kept: Path, folder
     """
     text = render(resolve(name, overrides, folder))
     copy = None
-    if target.exists() and target.read_text(encoding="utf-8") not in {text, *_renderings(folder)}:
-        present = target.read_bytes()
+    present = target.read_bytes() if target.exists() else None
+    if present is not None and present not in {made.encode() for made in (text, *_renderings(folder))}:
         copy = kept / f"{hashlib.sha256(present).hexdigest()[:12]}.yaml"
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_bytes(present)
@@ -71,4 +72,5 @@ def _renderings(folder: Path) -> list[str]:
 
 def _line(key: str, value: Any, note: str) -> str:
     plain = isinstance(value, str) and _PLAIN_TEXT.fullmatch(value) and value.lower() not in _NOT_PLAIN
-    return f"{key}: {value if plain else json.dumps(value, ensure_ascii=False)}  # {note}"
+    quoted = _NOT_PRINTABLE.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False))
+    return f"{key}: {value if plain else quoted}  # {note}"

@@ -1,7 +1,11 @@
 """The user's repository: where runs, artifacts and the state to resume from belong, wherever a stage is started."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock
 
 _MARKERS = ("params.yaml", ".dvc", ".git")
 _DVC_WORKSPACES = (".dvc", "tmp", "exps")
@@ -26,6 +30,22 @@ def home() -> Path:
 def state_folder() -> Path:
     """Folder of what outlives a stage without being its output: states to resume from, locks."""
     return home() / ".ganflow"
+
+
+@contextmanager
+def locked(name: str) -> Iterator[None]:
+    """Keep the other processes of this repository out; in a folder that cannot be written, there are none."""
+    lock = FileLock(state_folder() / f"{name}.lock")
+    try:
+        state_folder().mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError:
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _is_marked(folder: Path) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 from pydantic.dataclasses import dataclass
-from pydantic_core import ErrorDetails
+from pydantic_core import ErrorDetails, from_json
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -155,12 +155,12 @@ _SCHEMA: TypeAdapter[Params] = TypeAdapter(Params)
 
 def parse(tree: Mapping[str, Any], origin: str = "params") -> Params:
     """Check a tree of plain values; `origin` is named in the message. Raises UserError listing every problem."""
+    content = _as_json(tree, origin)
     try:
         # Through JSON: strict about types, and yet sections may be mappings, as they are in the file.
-        return _SCHEMA.validate_json(json.dumps(tree, default=str), by_name=True)
+        return _SCHEMA.validate_json(content, by_name=True)
     except ValidationError as error:
-        problems = [_problem(details) for details in error.errors(include_url=False)]
-        raise UserError("\n  ".join([f"{origin}: {len(problems)} to put right:", *problems])) from None
+        raise _refusal(origin, [_problem(details) for details in error.errors(include_url=False)]) from None
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Params:
@@ -169,15 +169,17 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Params:
 
 
 def read_tree(path: Path) -> dict[str, Any]:
-    """Read a YAML 1.2 file (the dialect that DVC reads) that holds one mapping. Raises UserError otherwise."""
+    """Read a YAML file that holds one mapping. Raises UserError otherwise."""
     try:
-        tree = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file; run from the repository's root or give --params") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"{path}: is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        tree = _yaml(text)
+    except ValueError as error:
+        raise UserError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
         raise UserError(f"{path}: must hold sections by name (seed, data, model, ...), as the default params.yaml does")
     return tree
@@ -192,8 +194,8 @@ def override(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
         if not equals or not all(keys):
             raise UserError(f"-S {text}: must read key.path=value, as in -S train.batch_size=128")
         try:
-            parsed = YAML(typ="safe", pure=True).load(value)
-        except (YAMLError, ValueError):
+            parsed = _yaml(value)
+        except ValueError:
             raise UserError(f"-S {text}: the value {value!r} is not valid YAML; quote it") from None
         section = result
         for key in keys[:-1]:
@@ -242,6 +244,43 @@ def json_schema() -> dict[str, Any]:
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **_SCHEMA.json_schema()}
 
 
+def _yaml(text: str) -> Any:
+    """Read YAML 1.2, the dialect that DVC reads. Raises ValueError for whatever is wrong with it."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except Exception as error:  # ruamel lets out what its constructors run into: `!!bool maybe` is a KeyError
+        said = " ".join(str(error).split()).split(" To suppress this check")[0]
+        known = isinstance(error, YAMLError | ValueError)
+        raise ValueError(said if known else f"{type(error).__name__}: {said}") from None
+
+
+def _as_json(tree: Mapping[str, Any], origin: str) -> bytes:
+    """Write a tree as JSON. YAML can hold what JSON cannot: keys that are no text, loops, half a character."""
+    pieces: dict[str, Any] = {}
+    for name, section in tree.items():
+        if isinstance(section, Mapping) and section:
+            pieces |= {f"{name}.{key}": {name: {key: value}} for key, value in section.items()}
+        else:
+            pieces[name] = {name: section}
+    problems = []
+    for where, piece in pieces.items():
+        try:
+            from_json(_json(piece))
+        except (TypeError, ValueError, RecursionError) as error:
+            problems.append(f"{where}: is not a value that a parameter can have: {error}")
+    if problems:
+        raise _refusal(origin, problems)
+    return _json(tree)
+
+
+def _json(tree: Any) -> bytes:
+    return json.dumps(tree, default=str, ensure_ascii=False).encode()
+
+
+def _refusal(origin: str, problems: Sequence[str]) -> UserError:
+    return UserError("\n  ".join([f"{origin}: {len(problems)} to put right:", *problems]))
+
+
 def _family_classes() -> dict[str, type[FamilyParams]]:
     return {vars(family)["family"]: family for family in families()}
 
@@ -268,6 +307,7 @@ def _problem(details: ErrorDetails) -> str:
     if details["type"] in {"union_tag_invalid", "union_tag_not_found"}:
         return f"{where}.family: must be one of {', '.join(_family_classes())}"
     message = details["msg"].removeprefix("Value error, ").replace("Input should", "should").replace("String", "text")
+    message = message.replace("an object", "a section")
     given = details["input"]
     shown = "" if isinstance(given, dict | list) or details["type"] == "missing_argument" else f", not {given!r}"
     return f"{where}: {message}{shown}"

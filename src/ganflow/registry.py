@@ -7,6 +7,7 @@ A version has the alias `champion` if it passed the gate and beat the champion b
 import hashlib
 import json
 import math
+import os
 import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -361,12 +362,12 @@ def aliases(client: MlflowClient, name: str) -> dict[str, str]:
 @contextmanager
 def _as_default_store(client: MlflowClient) -> Iterator[None]:
     """Make the client's store MLflow's default one: a local registry looks a source `models:/ID` up in that."""
-    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    before = os.environ.get("MLFLOW_TRACKING_URI")  # where set_tracking_uri, too, leaves what it was given
     mlflow.set_tracking_uri(client.tracking_uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before)
+        mlflow.set_tracking_uri(before)  # type: ignore[arg-type]  # None unsets it
 
 
 def _make_registered_model(client: MlflowClient, name: str) -> None:

@@ -28,14 +28,13 @@ from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import urlsplit
 
 import sqlalchemy
-from filelock import FileLock
 from PIL import Image, UnidentifiedImageError
 
 from ganflow import __version__
 from ganflow.data.card import DataCard
 from ganflow.errors import UserError
 from ganflow.evaluation.protocol import Protocol
-from ganflow.home import home, state_folder
+from ganflow.home import home, locked
 from ganflow.params import Params, dump
 
 # MLflow reads these when it is imported. It reports its use to its makers by default, which a pipeline on a closed
@@ -112,7 +111,7 @@ def connect(uri: str | None = None) -> MlflowClient:
             client = MlflowClient(uri)
             client.search_experiments(max_results=1)
             return client
-        with _store_lock():
+        with locked("store"):
             if "://" in uri:
                 _open_database(uri)
             return MlflowClient(uri)
@@ -134,8 +133,7 @@ def experiment_id(client: MlflowClient, name: str) -> str:
     found = client.get_experiment_by_name(name)
     if found is None:
         try:
-            with _store_lock():
-                return str(client.create_experiment(name, artifact_location=_artifact_location(client, name)))
+            return str(client.create_experiment(name, artifact_location=_artifact_location(client, name)))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -196,12 +194,6 @@ def _open_database(uri: str) -> None:
         sqlalchemy.inspect(engine).get_table_names()
     finally:
         engine.dispose()
-
-
-def _store_lock() -> FileLock:
-    folder = state_folder()
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / "store.lock")
 
 
 def _artifact_location(client: MlflowClient, experiment: str) -> str | None:
@@ -514,12 +506,12 @@ class Courier:
                 self._send_picture(entry)
                 self._outbox.sent(entry)
                 delivered += 1
+            if failure is not None:
+                raise failure
         except MlflowException as error:
             if error.error_code in _REFUSED_CONTENT and find_run(self._client, self._run_id) is None:
                 raise RunGoneError from error
             raise
-        if failure is not None:
-            raise failure
         return delivered
 
     def _send(self, batch: Sequence[Entry]) -> Exception | None:
@@ -708,9 +700,8 @@ def log_sample(client: MlflowClient, run_id: str, picture: Path, images: int, ti
     with TemporaryDirectory() as folder:
         shutil.copyfile(picture, Path(folder, f"{name}.png"))
         with Image.open(picture) as image:
-            scale = _THUMBNAIL / max(image.size)
-            small = image.resize((max(1, round(image.width * scale)), max(1, round(image.height * scale))))
-            small.save(Path(folder, f"{name}+compressed.webp"))
+            image.thumbnail((_THUMBNAIL, _THUMBNAIL))
+            image.save(Path(folder, f"{name}+compressed.webp"), lossless=True)
         client.log_artifacts(run_id, folder, "images")
     client.set_tag(run_id, "mlflow.loggedImages", "True")
 
@@ -723,8 +714,6 @@ def log_evaluation(
     card: DataCard,
     trained: Path,
     evaluated: Path,
-    *,
-    tags: Mapping[str, str] | None = None,
 ) -> RunRef:
     """Log an evaluation: its parameters, metrics.json as `evaluate/...`, protocol.json, and the pictures.
 
@@ -736,7 +725,7 @@ def log_evaluation(
     with explained(client.tracking_uri):
         training = training_run(client, params, card, trained)
         asked = _flat({"evaluate": dump(params)["evaluate"]})
-        run = _evaluation_run(client, training, asked, card, tags or {})
+        run = _evaluation_run(client, training, asked, card)
         for batch in _chunks([Param(key, value) for key, value in asked.items()], _BATCH_PARAMS):
             client.log_batch(run.info.run_id, params=batch)
         _log_results(client, run, evaluated, last_images(trained, params))
@@ -775,9 +764,7 @@ def last_images(trained: Path, params: Params) -> int:
     return max((row[0] for row in _history(trained)), default=params.train.images)
 
 
-def _evaluation_run(
-    client: MlflowClient, training: Run, asked: Mapping[str, str], card: DataCard, tags: Mapping[str, str]
-) -> Run:
+def _evaluation_run(client: MlflowClient, training: Run, asked: Mapping[str, str], card: DataCard) -> Run:
     if _evaluated_with(training) in ({}, asked):
         return training
     training_id = training.info.run_id
@@ -792,7 +779,6 @@ def _evaluation_run(
         TAG_TRAINED_BY: training_id,
         _TAG_PARENT: training_id,
         **_provenance("evaluate"),
-        **tags,
     }
     name = f"{training.info.run_name}-evaluation"
     run = _create_run(client, experiment, name, params={**trained_with, **asked}, tags=origin, card=card)

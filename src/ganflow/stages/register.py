@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 
@@ -18,7 +17,7 @@ from ganflow.evaluation.extractor import load_extractor
 from ganflow.evaluation.fid import REALS, distance, feature_moments
 from ganflow.evaluation.protocol import Protocol
 from ganflow.evaluation.sampling import generate, real_batches
-from ganflow.home import state_folder
+from ganflow.home import locked
 from ganflow.models.game import Game
 from ganflow.params import Params
 from ganflow.registry import Champion, Decision
@@ -48,7 +47,7 @@ def register(params: Params, prepared: Path, trained: Path, evaluated: Path, out
     name = params.data.registered_model
 
     client = tracking.connect()
-    with tracking.explained(client.tracking_uri), _one_at_a_time():
+    with tracking.explained(client.tracking_uri), locked("register"):  # two must not beat the same champion
         training = tracking.training_run(client, params, packed.card, trained)
         judged = _judged_run(client, evaluated) or training
         candidate = _Candidate(params, metrics, protocol, weights, training, judged)
@@ -120,12 +119,6 @@ class _Candidate:
             f"{model.family}, FID {self.metrics.get('fid')}. Takes {model.noise} latents, float32 (n, "
             f"{model.latent_dim}), and gives pictures (n, c, h, w) in [-1, 1]. Decision: {decision.reason}."
         )
-
-
-def _one_at_a_time() -> FileLock:
-    """Keep two registrations of this repository from both beating the same champion."""
-    state_folder().mkdir(parents=True, exist_ok=True)
-    return FileLock(state_folder() / "register.lock")
 
 
 def _judged_run(client: MlflowClient, evaluated: Path) -> Run | None:

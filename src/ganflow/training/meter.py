@@ -27,7 +27,7 @@ class Meter:
 
     def read(self) -> tuple[dict[str, float], int | None]:
         """Return the means by name, and the image count at which a loss was not finite; then start anew."""
-        values = torch.stack(list(self._sums.values())).tolist()
+        values = torch.stack(list(self._sums.values())).tolist() if self._sums else []
         means = {name: value / self._counts[name] for name, value in zip(self._sums, values, strict=True)}
         first_bad = int(self._first_bad)
         self._sums, self._counts = {}, {}

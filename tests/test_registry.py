@@ -11,13 +11,14 @@ from mlflow import MlflowClient
 from mlflow.models import Model
 from safetensors.torch import save_file
 
-from ganflow import registry, tracking
+from ganflow import registry
 from ganflow.data.quantise import to_uint8
 from ganflow.errors import UserError
 from ganflow.evaluation.sampling import generate
 from ganflow.models.game import Game
 from ganflow.params import Params, RegisterParams, parse
 from ganflow.registry import Champion, decide
+from ganflow.tracking import store
 
 LIMITS = RegisterParams(max_fid=20.0, min_discriminator_accuracy=0.3, max_discriminator_accuracy=0.9)
 GOOD = {"fid": 10.0, "discriminator_accuracy": 0.6}
@@ -98,13 +99,13 @@ def test_digest_is_of_the_tensors_alone(tmp_path: Path) -> None:
 
 @pytest.fixture
 def client(repository: Path) -> MlflowClient:
-    return tracking.connect()
+    return store.connect()
 
 
 def logged(client: MlflowClient, digest: str) -> tuple[str, Game]:
     """Keep a generator with a run, as the register stage does."""
     _, game = built("dcgan")
-    run = client.create_run(tracking.experiment_id(client, "ganflow"))
+    run = client.create_run(store.experiment_id(client, "ganflow"))
     client.log_param(run.info.run_id, "train.images", 8)
     run = client.get_run(run.info.run_id)
     model_id = registry.log_generator(client, run, game, digest, {"noise": "uniform", "latent_dim": 5})

@@ -18,12 +18,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from PIL import Image
 
-from ganflow import tracking
 from ganflow.data.card import DataCard, SplitCard
 from ganflow.errors import UserError
 from ganflow.evaluation.protocol import Protocol
 from ganflow.params import Params, parse
-from ganflow.tracking import RunRef, Sender
+from ganflow.tracking import delivery, evaluations, runs, store
+from ganflow.tracking.delivery import Sender
+from ganflow.tracking.runs import RunRef
 
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 PROTOCOL = Protocol(
@@ -101,20 +102,20 @@ def writer(repository: Path) -> Writer:
 
 
 def opened(writer: Writer, params: Params, card: DataCard) -> RunRef:
-    return tracking.resume_run(params, card, writer.state)
+    return runs.resume_run(params, card, writer.state)
 
 
 def run_of(ref: RunRef) -> Run:
-    return MlflowClient(tracking.tracking_uri()).get_run(ref.run_id)
+    return MlflowClient(store.tracking_uri()).get_run(ref.run_id)
 
 
 def curve(ref: RunRef, name: str = "train/generator_loss") -> list[tuple[int, float]]:
-    history = MlflowClient(tracking.tracking_uri()).get_metric_history(ref.run_id, name)
+    history = MlflowClient(store.tracking_uri()).get_metric_history(ref.run_id, name)
     return [(point.step, point.value) for point in history]
 
 
 def pictures(ref: RunRef) -> list[str]:
-    found = MlflowClient(tracking.tracking_uri()).list_artifacts(ref.run_id, "images")
+    found = MlflowClient(store.tracking_uri()).list_artifacts(ref.run_id, "images")
     return [file.path for file in found]
 
 
@@ -122,24 +123,24 @@ def pictures(ref: RunRef) -> list[str]:
 
 
 def test_default_store_lies_at_home(repository: Path) -> None:
-    assert tracking.tracking_uri() == f"sqlite:///{repository}/mlflow.db"
+    assert store.tracking_uri() == f"sqlite:///{repository}/mlflow.db"
 
 
 def test_relative_database_lies_at_home(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (repository / "inside").mkdir()
     monkeypatch.chdir(repository / "inside")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///runs/my.db")
-    assert tracking.tracking_uri() == f"sqlite:///{repository}/runs/my.db"
+    assert store.tracking_uri() == f"sqlite:///{repository}/runs/my.db"
 
 
 def test_absolute_database_and_servers_stay_as_they_are(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for uri in ("sqlite:////data/my.db", "https://mlflow.example.org/prefix"):
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
-        assert tracking.tracking_uri() == uri
+        assert store.tracking_uri() == uri
 
 
 def test_public_takes_credentials_out() -> None:
-    assert tracking.public("at http://me:s3cret@host:5000/x and ftp://a/b") == "at http://host:5000/x and ftp://a/b"
+    assert store.public("at http://me:s3cret@host:5000/x and ftp://a/b") == "at http://host:5000/x and ftp://a/b"
 
 
 def test_artifacts_of_a_local_store_lie_at_home_wherever_it_is_used(
@@ -148,7 +149,7 @@ def test_artifacts_of_a_local_store_lie_at_home_wherever_it_is_used(
     workspace = repository / ".dvc" / "tmp" / "exps" / "tmp1"
     workspace.mkdir(parents=True)
     monkeypatch.chdir(workspace)
-    run = run_of(tracking.open_run(params, card))
+    run = run_of(runs.open_run(params, card))
     assert run.info.artifact_uri == (repository / "mlartifacts/ganflow").as_uri() + f"/{run.info.run_id}/artifacts"
 
 
@@ -161,14 +162,14 @@ def test_store_in_a_folder_with_odd_letters(
     (root / "mlflow.db").write_bytes(mlflow_database.read_bytes())
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(root)
-    ref = tracking.open_run(params, card)
-    MlflowClient(tracking.tracking_uri()).log_text(ref.run_id, "hello", "note.txt")
+    ref = runs.open_run(params, card)
+    MlflowClient(store.tracking_uri()).log_text(ref.run_id, "hello", "note.txt")
     assert [file.name for file in root.rglob("note.txt")] == ["note.txt"]
 
 
 def _find_experiment(gate: Barrier, answers: "Queue[str]") -> None:
     gate.wait()
-    answers.put(tracking.experiment_id(tracking.connect(), "both"))
+    answers.put(store.experiment_id(store.connect(), "both"))
 
 
 def test_two_that_start_at_once_share_a_new_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,10 +188,10 @@ def test_two_that_start_at_once_share_a_new_store(tmp_path: Path, monkeypatch: p
 
 
 def test_deleted_experiment_is_the_users_to_restore(repository: Path, params: Params, card: DataCard) -> None:
-    ref = tracking.open_run(params, card)
-    MlflowClient(tracking.tracking_uri()).delete_experiment(ref.experiment_id)
+    ref = runs.open_run(params, card)
+    MlflowClient(store.tracking_uri()).delete_experiment(ref.experiment_id)
     with pytest.raises(UserError, match=r"'ganflow' was deleted .* restore --experiment-id 1"):
-        tracking.open_run(params, card)
+        runs.open_run(params, card)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +212,7 @@ def test_store_that_cannot_be_used(repository: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     start = time.monotonic()
     with pytest.raises(UserError, match=said) as caught:
-        tracking.connect()
+        store.connect()
     assert time.monotonic() - start < 12
     assert "s3cret" not in str(caught.value)
 
@@ -233,16 +234,16 @@ def test_server_that_refuses(repository: Path, monkeypatch: pytest.MonkeyPatch, 
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{refusing.server_port}")
         monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
         with pytest.raises(UserError, match=f"^http://127.0.0.1:{refusing.server_port}: .*{said}"):
-            tracking.connect()
+            store.connect()
         refusing.shutdown()
 
 
 def test_server_that_accepts_and_stays_silent(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tracking, "_PROBE_SECONDS", 0.2)
+    monkeypatch.setattr(store, "_PROBE_SECONDS", 0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{silent.getsockname()[1]}")
         with pytest.raises(UserError, match=r"does not answer .*timed out"):
-            tracking.connect()
+            store.connect()
 
 
 # The run of a training
@@ -252,7 +253,7 @@ def test_run_shows_parameters_data_and_origin(
     repository: Path, params: Params, card: DataCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "bold-heron")
-    run = run_of(tracking.open_run(params, card, tags={"kfp.run": "7"}))
+    run = run_of(runs.open_run(params, card, tags={"kfp.run": "7"}))
     assert run.info.status == "RUNNING"
     assert run.info.run_name.startswith("digits-16px-dcgan-")
     assert run.data.params["train.batch_size"] == "64"
@@ -271,27 +272,27 @@ def test_git_commit_is_noted(repository: Path, params: Params, card: DataCard) -
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "add", "params.yaml"], check=True)
     subprocess.run([*git, "commit", "-qm", "first"], check=True)
-    tags = run_of(tracking.open_run(params, card)).data.tags
+    tags = run_of(runs.open_run(params, card)).data.tags
     assert len(tags["mlflow.source.git.commit"]) == 40
     assert tags["mlflow.source.git.dirty"] == "false"
     (repository / "params.yaml").write_text("seed: 1")
-    assert run_of(tracking.open_run(params, card)).data.tags["mlflow.source.git.dirty"] == "true"
+    assert run_of(runs.open_run(params, card)).data.tags["mlflow.source.git.dirty"] == "true"
 
 
 def test_run_of_kubeflow_is_the_parent(
     repository: Path, params: Params, card: DataCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    client = MlflowClient(tracking.tracking_uri())
+    client = MlflowClient(store.tracking_uri())
     experiment = client.create_experiment("kfp")
     parent = client.create_run(experiment)
     monkeypatch.setenv("MLFLOW_RUN_ID", parent.info.run_id)
-    run = run_of(tracking.open_run(params, card))
+    run = run_of(runs.open_run(params, card))
     assert run.info.run_id != parent.info.run_id
     assert run.info.experiment_id == experiment
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert client.get_run(parent.info.run_id).info.status == "RUNNING"
     monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
-    assert "mlflow.parentRunId" not in run_of(tracking.open_run(params, card)).data.tags
+    assert "mlflow.parentRunId" not in run_of(runs.open_run(params, card)).data.tags
 
 
 def test_resumed_training_keeps_its_run(writer: Writer, params: Params, card: DataCard) -> None:
@@ -303,7 +304,7 @@ def test_deleted_run_is_replaced_and_gets_the_whole_journal(writer: Writer, para
     writer.values(8)
     with Sender(writer.state) as sender:
         assert sender.close() == 0
-    MlflowClient(tracking.tracking_uri()).delete_run(first.run_id)
+    MlflowClient(store.tracking_uri()).delete_run(first.run_id)
     second = opened(writer, params, card)
     assert second.run_id != first.run_id
     with Sender(writer.state) as sender:
@@ -319,7 +320,7 @@ def test_resume_goes_on_while_the_server_is_away(
     with pytest.raises(UserError, match="does not answer"):
         opened(writer, params, card)
     known = RunRef("0" * 32, uri, "1")
-    tracking.write_run(writer.state, known)
+    runs.write_run(writer.state, known)
     assert opened(writer, params, card) == known
 
 
@@ -360,9 +361,9 @@ def test_pictures_are_named_as_mlflow_names_them(writer: Writer, params: Params,
         sender.close()
     ours = pictures(ref)
     for path in ours:
-        MlflowClient(tracking.tracking_uri())._tracking_client._get_artifact_repo(ref.run_id).delete_artifacts(path)
+        MlflowClient(store.tracking_uri())._tracking_client._get_artifact_repo(ref.run_id).delete_artifacts(path)
     picture = Image.open(writer.state / "samples" / "000000040.png")
-    MlflowClient(tracking.tracking_uri()).log_image(
+    MlflowClient(store.tracking_uri()).log_image(
         ref.run_id, picture, key="samples", step=40, timestamp=writer.time, synchronous=True
     )
     theirs = pictures(ref)
@@ -428,16 +429,16 @@ def test_picture_that_cannot_be_stored_waits_for_its_turn(
         assert sender.close(timeout=0.5) == 1
     assert curve(ref) == [(8, 4.0)]
     obstacle.unlink()
-    assert tracking.sync(repository) == 1
+    assert delivery.sync(repository) == 1
     assert len(pictures(ref)) == 2
-    assert tracking.sync(repository) == 0
+    assert delivery.sync(repository) == 0
 
 
 def test_deleted_run_does_not_stop_a_training(
     writer: Writer, params: Params, card: DataCard, caplog: pytest.LogCaptureFixture
 ) -> None:
     ref = opened(writer, params, card)
-    MlflowClient(tracking.tracking_uri()).delete_run(ref.run_id)
+    MlflowClient(store.tracking_uri()).delete_run(ref.run_id)
     writer.values(8)
     with Sender(writer.state, interval=0.05) as sender:
         assert sender.close(timeout=10) == 1
@@ -451,16 +452,16 @@ def test_sync_deletes_what_is_sent(writer: Writer, params: Params, card: DataCar
     unsent = repository / ".ganflow" / "unsent" / "abc"
     unsent.parent.mkdir()
     writer.state.rename(unsent)
-    assert tracking.sync(repository) == 2
+    assert delivery.sync(repository) == 2
     assert not unsent.exists()
     assert run_of(ref).info.status == "FINISHED"
 
 
 def test_sync_says_that_the_server_is_away_and_keeps_everything(writer: Writer, repository: Path) -> None:
-    tracking.write_run(writer.state, RunRef("0" * 32, "http://127.0.0.1:9", "1"))
+    runs.write_run(writer.state, RunRef("0" * 32, "http://127.0.0.1:9", "1"))
     writer.values(8)
     with pytest.raises(UserError, match="does not answer"):
-        tracking.sync(repository)
+        delivery.sync(repository)
     assert (writer.state / "journal.jsonl").exists()
 
 
@@ -492,7 +493,7 @@ def test_server_killed_in_the_middle_misses_no_point(
 
 
 def test_server_that_never_comes_back_costs_a_training_nothing(writer: Writer) -> None:
-    tracking.write_run(writer.state, RunRef("0" * 32, "http://127.0.0.1:9", "1"))
+    runs.write_run(writer.state, RunRef("0" * 32, "http://127.0.0.1:9", "1"))
     with Sender(writer.state, interval=0.05) as sender:
         start = time.monotonic()
         for images in range(100):
@@ -512,9 +513,9 @@ def trained(repository: Path, params: Params, card: DataCard) -> Path:
     (folder / "samples").mkdir(parents=True)
     (folder / "history.csv").write_text("images,generator_loss,discriminator_loss\n8,4.0,2.0\n16,8.0,\n")
     Image.new("L", (32, 16)).save(folder / "samples" / "000000016.png")
-    ref = tracking.open_run(params, card)
-    tracking.write_run(folder, ref)
-    MlflowClient(tracking.tracking_uri()).set_terminated(ref.run_id, "FINISHED")
+    ref = runs.open_run(params, card)
+    runs.write_run(folder, ref)
+    MlflowClient(store.tracking_uri()).set_terminated(ref.run_id, "FINISHED")
     return folder
 
 
@@ -533,9 +534,9 @@ def changed(params: Params, images: int) -> Params:
 
 
 def test_first_evaluation_joins_the_training(params: Params, card: DataCard, trained: Path, evaluated: Path) -> None:
-    training = tracking.read_run(trained)
+    training = runs.read_run(trained)
     for _ in range(2):
-        assert tracking.log_evaluation(params, card, trained, evaluated) == training
+        assert evaluations.log_evaluation(params, card, trained, evaluated) == training
     run = run_of(training)
     assert run.info.status == "FINISHED"
     assert run.data.params["evaluate.images"] == "10000"
@@ -543,7 +544,7 @@ def test_first_evaluation_joins_the_training(params: Params, card: DataCard, tra
     assert "evaluate/discriminator_accuracy" not in run.data.metrics
     assert run.data.tags["ganflow.protocol"] == PROTOCOL.digest
     assert curve(training, "evaluate/fid") == [(16, 9.5)]
-    client = MlflowClient(tracking.tracking_uri())
+    client = MlflowClient(store.tracking_uri())
     files = [file.path for file in client.list_artifacts(training.run_id, "evaluation")]
     assert files == ["evaluation/metrics.json", "evaluation/protocol.json", "evaluation/samples.png"]
 
@@ -551,12 +552,12 @@ def test_first_evaluation_joins_the_training(params: Params, card: DataCard, tra
 def test_changed_evaluation_has_a_run_of_its_own(
     params: Params, card: DataCard, trained: Path, evaluated: Path
 ) -> None:
-    training = tracking.log_evaluation(params, card, trained, evaluated)
-    other = tracking.log_evaluation(changed(params, 100), card, trained, evaluated)
-    third = tracking.log_evaluation(changed(params, 200), card, trained, evaluated)
+    training = evaluations.log_evaluation(params, card, trained, evaluated)
+    other = evaluations.log_evaluation(changed(params, 100), card, trained, evaluated)
+    third = evaluations.log_evaluation(changed(params, 200), card, trained, evaluated)
     assert len({training.run_id, other.run_id, third.run_id}) == 3
-    assert tracking.log_evaluation(changed(params, 100), card, trained, evaluated) == other
-    assert tracking.log_evaluation(params, card, trained, evaluated) == training
+    assert evaluations.log_evaluation(changed(params, 100), card, trained, evaluated) == other
+    assert evaluations.log_evaluation(params, card, trained, evaluated) == training
     run = run_of(other)
     assert run.info.status == "FINISHED"
     assert run.info.run_name.endswith("-evaluation")
@@ -571,14 +572,14 @@ def test_changed_evaluation_has_a_run_of_its_own(
 def test_lost_training_run_is_made_again_from_its_outputs(
     params: Params, card: DataCard, trained: Path, evaluated: Path, lost: str
 ) -> None:
-    old = tracking.read_run(trained)
+    old = runs.read_run(trained)
     if lost == "deleted":
-        MlflowClient(tracking.tracking_uri()).delete_run(old.run_id)
+        MlflowClient(store.tracking_uri()).delete_run(old.run_id)
     else:
         old = dataclasses.replace(old, run_id="f" * 32, tracking_uri="http://elsewhere")
-        tracking.write_run(trained, old)
-    new = tracking.log_evaluation(params, card, trained, evaluated)
-    assert tracking.log_evaluation(params, card, trained, evaluated) == new
+        runs.write_run(trained, old)
+    new = evaluations.log_evaluation(params, card, trained, evaluated)
+    assert evaluations.log_evaluation(params, card, trained, evaluated) == new
     run = run_of(new)
     assert run.data.tags["ganflow.trained_by"] == old.run_id
     assert run.info.status == "FINISHED"
@@ -594,14 +595,14 @@ def test_failed_evaluation_leaves_the_training_as_it_was(
 ) -> None:
     (evaluated / "metrics.json").write_text("[")
     with pytest.raises(UserError, match=r"metrics\.json: cannot be read"):
-        tracking.log_evaluation(params, card, trained, evaluated)
-    assert run_of(tracking.read_run(trained)).info.status == "FINISHED"
+        evaluations.log_evaluation(params, card, trained, evaluated)
+    assert run_of(runs.read_run(trained)).info.status == "FINISHED"
 
 
 def test_equal_points_are_one_point(repository: Path, params: Params, card: DataCard) -> None:
     """What sending again rests on: MLflow keeps one of two equal points, also beside a new one."""
-    ref = tracking.open_run(params, card)
-    client = MlflowClient(tracking.tracking_uri())
+    ref = runs.open_run(params, card)
+    client = MlflowClient(store.tracking_uri())
     point = Metric("m", 1.0, 1_700_000_000_000, 8)
     client.log_batch(ref.run_id, metrics=[point])
     client.log_batch(ref.run_id, metrics=[point, Metric("m", 2.0, 1_700_000_000_001, 16)])

@@ -105,16 +105,17 @@ def _train(options: argparse.Namespace) -> int:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from ganflow import params, tracking
+    from ganflow import params
     from ganflow.data.packed import PackedData
     from ganflow.stages.evaluate import evaluate
+    from ganflow.tracking import evaluations, runs, store
 
     loaded = params.load(options.params, options.overrides)
     card = PackedData(PREPARED).card
-    tracking.connect()  # better known before the measuring than after it
+    store.connect()  # better known before the measuring than after it
     evaluate(loaded, PREPARED, TRAINED, EVALUATED)
-    run = tracking.log_evaluation(loaded, card, TRAINED, EVALUATED)
-    tracking.write_run(EVALUATED, run)
+    run = evaluations.log_evaluation(loaded, card, TRAINED, EVALUATED)
+    runs.write_run(EVALUATED, run)
 
 
 def _register(options: argparse.Namespace) -> None:
@@ -131,10 +132,10 @@ def _sample(options: argparse.Namespace) -> None:
 
 
 def _sync(_: argparse.Namespace) -> None:
-    from ganflow import tracking
     from ganflow.home import home
+    from ganflow.tracking import delivery
 
-    print(f"ganflow: {tracking.sync(home())} journal lines sent")
+    print(f"ganflow: {delivery.sync(home())} journal lines sent")
 
 
 def _experiment(options: argparse.Namespace) -> None:

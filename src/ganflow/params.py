@@ -267,7 +267,8 @@ def _as_json(tree: Mapping[str, Any], origin: str) -> bytes:
         try:
             from_json(_json(piece))
         except (TypeError, ValueError, RecursionError) as error:
-            problems.append(f"{where}: is not a value that a parameter can have: {error}")
+            shown = where.encode(errors="backslashreplace").decode()
+            problems.append(f"{shown}: is not a value that a parameter can have: {error}")
     if problems:
         raise _refusal(origin, problems)
     return _json(tree)

@@ -34,7 +34,7 @@ from ganflow.errors import UserError
 from ganflow.evaluation.protocol import Protocol
 from ganflow.models.game import Game, Noise, Player, draw_noise
 from ganflow.params import RegisterParams
-from ganflow.tracking import connect, explained
+from ganflow.tracking.store import connect, explained
 
 CHAMPION: Final = "champion"
 CHALLENGER: Final = "challenger"

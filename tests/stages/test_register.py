@@ -11,7 +11,7 @@ import torch
 from conftest import MlflowServer
 from mlflow import MlflowClient
 
-from ganflow import registry, tracking
+from ganflow import registry
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier
@@ -19,6 +19,7 @@ from ganflow.params import Params, parse
 from ganflow.stages.evaluate import evaluate
 from ganflow.stages.prepare import prepare
 from ganflow.stages.register import register
+from ganflow.tracking import evaluations, runs, store
 from ganflow.training.weights import DISCRIMINATOR, GENERATORS, Origin, save_weights
 
 NAME = "digits-8px"
@@ -80,9 +81,9 @@ class Pipeline:
         kept = self._cache / str(seed)
         if not kept.exists():
             save_game(self.params, kept, seed)
-            tracking.write_run(kept, tracking.open_run(self.params, self.card))
-            ref = tracking.read_run(kept)
-            tracking.connect().set_terminated(ref.run_id, "FINISHED")
+            runs.write_run(kept, runs.open_run(self.params, self.card))
+            ref = runs.read_run(kept)
+            store.connect().set_terminated(ref.run_id, "FINISHED")
         shutil.rmtree(self.trained, ignore_errors=True)
         shutil.copytree(kept, self.trained)
 
@@ -95,8 +96,8 @@ class Pipeline:
         self.log()
 
     def log(self) -> None:
-        ref = tracking.log_evaluation(self.params, self.card, self.trained, self.evaluated)
-        tracking.write_run(self.evaluated, ref)
+        ref = evaluations.log_evaluation(self.params, self.card, self.trained, self.evaluated)
+        runs.write_run(self.evaluated, ref)
 
     def register(self) -> dict[str, Any]:
         result = register(self.params, self.prepared, self.trained, self.evaluated, self.out)
@@ -115,12 +116,12 @@ def pipeline(repository: Path, params: Params, prepared: Path, measured: Path) -
 
 
 def aliases() -> dict[str, str]:
-    return registry.aliases(tracking.connect(), NAME)
+    return registry.aliases(store.connect(), NAME)
 
 
 def test_first_model_becomes_champion_with_all_that_is_known_of_it(pipeline: Pipeline, repository: Path) -> None:
     result = pipeline.all(seed=1, fid=10.0)
-    client = tracking.connect()
+    client = store.connect()
     run = client.get_run(result["run_id"])
     version = client.get_model_version_by_alias(NAME, "champion")
     assert result["alias"] == "champion"
@@ -149,7 +150,7 @@ def test_registering_twice_changes_nothing(pipeline: Pipeline) -> None:
     first, second = pipeline.all(1, 10.0), pipeline.register()
     assert (second["version"], second["alias"]) == (first["version"], "champion")
     assert second["champion"] == {"version": "1", "fid": 10.0}
-    run = tracking.connect().get_run(first["run_id"])
+    run = store.connect().get_run(first["run_id"])
     assert len(run.outputs.model_outputs) == 1
 
 
@@ -167,7 +168,7 @@ def test_a_b_a_agrees_after_each(
         result = pipeline.all(seed, fid)
         assert (result["version"], result["alias"], result["fid"]) == (version, alias, fid)
         assert aliases()[alias] == version
-        assert tracking.connect().get_model_version(NAME, version).tags["ganflow.fid"] == str(fid)
+        assert store.connect().get_model_version(NAME, version).tags["ganflow.fid"] == str(fid)
     best = "1" if fid_a < fid_b else "2"
     assert aliases() == {"champion": best, "challenger": "2" if best == "1" else "1"}
 
@@ -176,7 +177,7 @@ def test_model_that_fails_the_gate_has_no_version_but_is_kept_with_its_run(pipel
     result = pipeline.all(1, 60.0)
     assert (result["version"], result["alias"]) == (None, None)
     assert "FID 60 exceeds register.max_fid 50" in result["reason"]
-    run = tracking.connect().get_run(result["run_id"])
+    run = store.connect().get_run(result["run_id"])
     assert len(run.outputs.model_outputs) == 1
     assert run.data.tags["ganflow.registered_model"] == "none"
     assert aliases() == {}
@@ -208,7 +209,7 @@ def test_champion_of_another_protocol_is_measured_again(pipeline: Pipeline, para
     result = pipeline.register()
     assert result["champion"]["fid"] == pytest.approx(own, rel=1e-3)
     assert (result["version"], result["alias"]) == ("2", "champion")
-    tags = tracking.connect().get_model_version(NAME, "1").tags
+    tags = store.connect().get_model_version(NAME, "1").tags
     assert tags["ganflow.fid"] == "0.001"
     assert sorted(key for key in tags if key.startswith("ganflow.fid.")) == sorted(
         f"ganflow.fid.{digest[7:19]}" for digest in (tags["ganflow.protocol"], result["protocol_digest"])
@@ -220,7 +221,7 @@ def test_champion_that_cannot_be_loaded_is_left_to_a_person(
 ) -> None:
     pipeline.all(1, 10.0)
     shutil.rmtree(next((repository / "mlartifacts").glob("*/models")))
-    client = tracking.connect()
+    client = store.connect()
     for key in [key for key in client.get_model_version(NAME, "1").tags if key.startswith("ganflow.fid.")]:
         client.delete_model_version_tag(NAME, "1", key)
     result = pipeline.all(2, 5.0)
@@ -236,7 +237,7 @@ def test_failure_leaves_no_registration_that_lies(pipeline: Pipeline, monkeypatc
         pipeline.register()
     assert not (pipeline.out / "registration.json").exists()
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert tracking.connect().get_run(result["run_id"]).info.status == "FINISHED"
+    assert store.connect().get_run(result["run_id"]).info.status == "FINISHED"
 
 
 def test_evaluation_on_other_data_is_refused(pipeline: Pipeline) -> None:
@@ -250,7 +251,7 @@ def test_evaluation_on_other_data_is_refused(pipeline: Pipeline) -> None:
 
 def test_lost_training_run_is_linked(pipeline: Pipeline) -> None:
     first = pipeline.all(1, 10.0)
-    client = tracking.connect()
+    client = store.connect()
     client.delete_run(first["run_id"])
     second = pipeline.register()
     assert second["run_id"] != first["run_id"]

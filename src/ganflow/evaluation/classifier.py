@@ -135,8 +135,9 @@ def load_classifier(prepared: Path) -> tuple[Classifier, str]:
         with safe_open(path, framework="pt") as file:
             shape = Shape(**json.loads(file.metadata()["shape"]))
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        network = Classifier(shape)
-        network.load_state_dict(state)
+        with torch.device("meta"):  # draws no random weights
+            network = Classifier(shape)
+        network.load_state_dict(state, assign=True)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
             f"{path}: the data set's classifier cannot be loaded ({error}); run `ganflow prepare` again"
@@ -173,8 +174,10 @@ def _fit(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int6
 def _standardise(network: Classifier, images: NDArray[np.uint8]) -> None:
     """Set the scale of the features by their total variance over the pictures."""
     with torch.inference_mode():
-        variance = moments(network.features(batch) for batch in real_batches(images, 1000)).covariance.trace()
-    network.scale.copy_((_TOTAL_VARIANCE / variance).sqrt())
+        of = moments(network.features(batch) for batch in real_batches(images, 1000))
+    variance = of.scatter.trace() / of.count
+    if variance > 0:
+        network.scale.copy_((_TOTAL_VARIANCE / variance).sqrt())
 
 
 def _batches(n: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:

@@ -82,7 +82,7 @@ def wilson_interval(right: int, trials: int) -> Interval:
 
 
 def auc_standard_error(auc: float, positives: int, negatives: int) -> float:
-    """Give the standard error of an AUC (Hanley and McNeil 1982, eq. 1, with Q1 and Q2 of their eq. 2)."""
+    """Give the standard error of an AUC (Hanley and McNeil 1982), Q1 and Q2 being those of exponential scores."""
     q1, q2 = auc / (2 - auc), 2 * auc**2 / (1 + auc)
     variance = auc * (1 - auc) + (positives - 1) * (q1 - auc**2) + (negatives - 1) * (q2 - auc**2)
     return sqrt(max(0.0, variance) / (positives * negatives))

@@ -7,7 +7,7 @@ from ganflow.errors import UserError
 
 
 def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -> float:
-    """Give |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) (Dowson and Landau 1982, eq. 4; Heusel et al. 2017, eq. 6).
+    """Give |mu1 - mu2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) (Dowson and Landau 1982; Heusel et al. 2017, eq. 6).
 
     Means are (d,), covariances (d, d) and symmetric, on one device; computed in float64. The unit is that of the
     features squared; at least 0, and 0 for equal distributions.
@@ -33,6 +33,6 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     kept = values > values[-1] * d * torch.finfo(torch.float64).eps
     root = vectors[:, kept] * values[kept].sqrt()
     # Rounding makes zero eigenvalues slightly negative.
-    overlap = torch.linalg.eigvalsh(root.T @ sigma2 @ root).clamp_min(0).sqrt().sum()
+    overlap = torch.linalg.eigvalsh(root.T @ sigma2 @ root).sqrt().sum()
     distance = (mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * overlap
     return max(0.0, float(distance))

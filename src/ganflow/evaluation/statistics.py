@@ -34,7 +34,7 @@ class Moments:
         return cls(len(values), mean, centred.T @ centred)
 
     def merge(self, other: "Moments") -> "Moments":
-        """Join the moments of two disjoint sets (Chan, Golub and LeVeque 1979, eqs. 2.1).
+        """Join the moments of two disjoint sets (Chan, Golub and LeVeque 1979).
 
         Raises ValueError if their dimensions differ.
         """

@@ -10,7 +10,7 @@ import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run, RunTag
 
-from ganflow import __version__, registry, tracking
+from ganflow import __version__, registry
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation.extractor import load_extractor
@@ -21,6 +21,7 @@ from ganflow.home import locked
 from ganflow.models.game import Game
 from ganflow.params import Params
 from ganflow.registry import Champion, Decision
+from ganflow.tracking import evaluations, runs, store
 from ganflow.training.device import pick_device
 from ganflow.training.weights import GENERATORS, load_game
 
@@ -39,16 +40,16 @@ def register(params: Params, prepared: Path, trained: Path, evaluated: Path, out
     report = out / REGISTRATION_FILE
     report.unlink(missing_ok=True)
     packed = PackedData(prepared)
-    metrics, protocol = tracking.read_metrics(evaluated), tracking.read_protocol(evaluated)
+    metrics, protocol = evaluations.read_metrics(evaluated), evaluations.read_protocol(evaluated)
     if protocol.data_digest != packed.card.digest:
         raise UserError(f"{evaluated}: was measured on other data than {prepared} holds; run `ganflow evaluate` again")
     weights = registry.weights_digest(trained / GENERATORS["ema"])
     game = load_game(trained, "ema", torch.device("cpu"))
     name = params.data.registered_model
 
-    client = tracking.connect()
-    with tracking.explained(client.tracking_uri), locked("register"):  # two must not beat the same champion
-        training = tracking.training_run(client, params, packed.card, trained)
+    client = store.connect()
+    with store.explained(client.tracking_uri), locked("register"):  # two must not beat the same champion
+        training = evaluations.training_run(client, params, packed.card, trained)
         judged = _judged_run(client, evaluated) or training
         candidate = _Candidate(params, metrics, protocol, weights, training, judged)
         model_id = registry.log_generator(client, training, game, weights, _metadata(params, packed, weights))
@@ -70,7 +71,7 @@ def register(params: Params, prepared: Path, trained: Path, evaluated: Path, out
         "weights_digest": weights,
         "protocol_digest": protocol.digest,
         "data_digest": protocol.data_digest,
-        "tracking_uri": tracking.public(client.tracking_uri),
+        "tracking_uri": store.public(client.tracking_uri),
     }
     _write(report, result)
     _log.info("%s: %s", f"{name} version {version}" if version else name, decision.reason)
@@ -95,9 +96,9 @@ class _Candidate:
             registry.TAG_WEIGHTS: self.weights,
             registry.TAG_FID: fid,
             registry.fid_tag(self.protocol): fid,
-            tracking.TAG_PROTOCOL: self.protocol.digest,
-            tracking.TAG_DATA_DIGEST: self.protocol.data_digest,
-            "ganflow.git_commit": self.training.data.tags.get(tracking.TAG_COMMIT, "unknown"),
+            evaluations.TAG_PROTOCOL: self.protocol.digest,
+            runs.TAG_DATA_DIGEST: self.protocol.data_digest,
+            "ganflow.git_commit": self.training.data.tags.get(runs.TAG_COMMIT, "unknown"),
             "ganflow.run_id": self.training.info.run_id,
             "ganflow.evaluation_run_id": self.judged.info.run_id,
             "ganflow.family": self.params.model.family,
@@ -123,8 +124,8 @@ class _Candidate:
 
 def _judged_run(client: MlflowClient, evaluated: Path) -> Run | None:
     """Find the run of the evaluation, which has one of its own under changed parameters."""
-    ref = tracking.read_run(evaluated)
-    return tracking.find_run(client, ref.run_id if ref else None)
+    ref = runs.read_run(evaluated)
+    return store.find_run(client, ref.run_id if ref else None)
 
 
 def _metadata(params: Params, packed: PackedData, digest: str) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from ganflow.data.batches import Batches
 from ganflow.data.packed import PackedData
 from ganflow.params import Params
-from ganflow.tracking import Sender, resume_run
+from ganflow.tracking.delivery import Sender
+from ganflow.tracking.runs import resume_run
 from ganflow.training import checkpoint, loop
 from ganflow.training.device import pick_device
 from ganflow.training.journal import Journal

@@ -1,0 +1,84 @@
+"""Fixtures of the evaluation's tests."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ganflow.data.card import DataCard, SplitCard
+from ganflow.data.packed import PackedData, images_file, labels_file
+from ganflow.data.quantise import to_float
+from ganflow.evaluation.extractor import Extractor
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    """Tiny networks run fastest on one thread, by far so on a busy machine."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _write_packed(folder: Path, classes: int | None = 2, train: int = 60, test: int = 40, side: int = 8) -> PackedData:
+    """Pictures with a bright band whose place tells the class, in noise."""
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, count in (("train", train), ("validation", 20), ("test", test)):
+        labels = np.arange(count) % (classes or 1)
+        images = rng.integers(0, 100, (count, 1, side, side), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[:, 2 * label : 2 * label + 2] += 100
+        np.save(folder / images_file(split), images)
+        if classes:
+            np.save(folder / labels_file(split), labels)
+        splits[split] = SplitCard(count, None)
+        if split == "train":
+            pixels = images / 255
+    names = None if classes is None else [str(label) for label in range(classes)]
+    DataCard(
+        name="bands",
+        source="image_folder",
+        resolution=side,
+        channels=1,
+        classes=names,
+        splits=splits,
+        mean=[float(pixels.mean())],
+        std=[float(pixels.std())],
+        digest="sha256:bands",
+        skipped=[],
+        converted={},
+    ).save(folder / "card.json")
+    return PackedData(folder)
+
+
+@pytest.fixture
+def write_packed() -> Callable[..., PackedData]:
+    """Write a packed data set into a folder, with so many classes (None for no labels) and pictures."""
+    return _write_packed
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> PackedData:
+    """Two classes of 8x8 pictures: 60 to train on, 20 to validate, 40 to test."""
+    return _write_packed(tmp_path)
+
+
+class _PixelExtractor:
+    """The mean of each quarter of a picture as features (n, 4), in [-1, 1]."""
+
+    name = "pixels"
+    digest = "sha256:pixels"
+    dim = 4
+    resize = "none"
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.adaptive_avg_pool2d(to_float(images).mean(1, keepdim=True), 2).flatten(1)
+
+
+@pytest.fixture
+def pixel_extractor() -> Extractor:
+    """An extractor without weights."""
+    return _PixelExtractor()

@@ -1,0 +1,112 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from ganflow.data.packed import PackedData
+from ganflow.errors import UserError
+from ganflow.evaluation import classifier
+from ganflow.evaluation.classifier import Classifier, Shape, load_classifier, train_classifier
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "_LEAST_IMAGES", 2_000)
+    monkeypatch.setattr(classifier, "_PASSES", 1)
+
+
+def test_learns_the_classes_and_writes_it_down(packed: PackedData) -> None:
+    train_classifier(packed, 0, packed.folder)
+
+    record = json.loads((packed.folder / "extractor.json").read_text())
+    assert record["test_accuracy"] > 0.95
+    assert record["validation_accuracy"] > 0.9
+    assert (record["name"], record["dim"], record["images"]) == ("classifier", 64, 2_000)
+    assert record["data_digest"] == packed.card.digest
+    assert not list(packed.folder.glob("*.part"))
+
+
+def test_features_are_what_the_logits_are_made_of_and_vary_by_100(packed: PackedData) -> None:
+    train_classifier(packed, 0, packed.folder)
+    network, digest = load_classifier(packed.folder)
+    images = torch.from_numpy(packed.images("train").copy())
+
+    features = network.features(images)
+
+    assert features.shape == (60, 64)
+    assert digest.startswith("sha256:")
+    assert np.var(features.double().numpy(), axis=0).sum() == pytest.approx(100, rel=1e-3)
+    torch.testing.assert_close(network(images), network.head(features / network.scale))
+
+
+def test_equal_seeds_give_equal_weights_and_leave_the_random_state(packed: PackedData, tmp_path: Path) -> None:
+    digests = []
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(digests))  # whatever it was
+        state = torch.get_rng_state()
+        train_classifier(packed, seed, tmp_path)
+        assert torch.equal(torch.get_rng_state(), state)
+        digests.append(load_classifier(tmp_path)[1])
+
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_normalises_with_the_card(packed: PackedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "_LEAST_IMAGES", 128)
+    train_classifier(packed, 0, packed.folder)
+    network, _ = load_classifier(packed.folder)
+
+    assert network.mean.flatten().tolist() == pytest.approx(packed.card.mean)
+    assert network.std.flatten().tolist() == pytest.approx(packed.card.std)
+    seen: list[torch.Tensor] = []
+    network.body[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    network(torch.from_numpy(packed.images("train").copy()))
+    assert float(seen[0].mean()) == pytest.approx(0, abs=1e-4)
+    assert float(seen[0].std()) == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("side", [8, 10, 12, 14, 16, 28, 32, 40, 64, 112, 128])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_any_size(side: int, channels: int) -> None:
+    network = Classifier(Shape(channels, side, 5)).eval()
+    images = torch.randint(0, 256, (2, channels, side, side), dtype=torch.uint8)
+
+    assert network(images).shape == (2, 5)
+    assert network.features(images).shape == (2, 64)
+
+
+def test_shift_moves_pictures_by_an_eighth_at_most() -> None:
+    image = np.zeros((1, 2, 16, 16), np.uint8)
+    image[0, 1, 8, 5] = 1
+
+    places = {tuple(np.argwhere(classifier._shift(image, np.random.default_rng(seed)))[0]) for seed in range(300)}
+
+    assert places == {(0, 1, row, column) for row in range(6, 11) for column in range(3, 8)}
+
+
+def test_every_picture_comes_once_before_any_comes_again() -> None:
+    batches = list(classifier._batches(64, 3, np.random.default_rng(0)))
+
+    assert all(sorted(half) == list(range(64)) for batch in batches for half in (batch[:64], batch[64:]))
+
+
+def test_one_class_cannot_be_told_apart(tmp_path: Path, write_packed: Callable[..., PackedData]) -> None:
+    with pytest.raises(UserError, match="two classes"):
+        train_classifier(write_packed(tmp_path, classes=1), 0, tmp_path)
+
+
+def test_damage_is_named(packed: PackedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "_LEAST_IMAGES", 128)
+    train_classifier(packed, 0, packed.folder)
+    weights = packed.folder / "extractor.safetensors"
+    whole = weights.read_bytes()
+
+    weights.write_bytes(whole[:-1] + b"x")
+    with pytest.raises(UserError, match=r"not the file that extractor\.json describes"):
+        load_classifier(packed.folder)
+    weights.write_bytes(whole[:1000])
+    with pytest.raises(UserError, match="cannot be loaded"):
+        load_classifier(packed.folder)

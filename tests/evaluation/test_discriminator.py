@@ -1,0 +1,101 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+from sklearn.metrics import roc_auc_score
+from torch import nn
+
+from ganflow.errors import UserError
+from ganflow.evaluation.discriminator import (
+    area_under_curve,
+    auc_interval,
+    auc_standard_error,
+    logits,
+    score_discriminator,
+    wilson_interval,
+)
+
+scores = st.lists(st.integers(-4, 4), min_size=1, max_size=20)
+
+
+def test_by_hand() -> None:
+    # Logit 0 is right for a fake and wrong for a real picture. Of 16 pairs, real is above fake in 10, level in 3.
+    scored = score_discriminator(torch.tensor([2.0, 1.0, 0.0, -1.0]), torch.tensor([0.0, -2.0, 1.0, -1.0]))
+
+    assert scored.accuracy_real == 2 / 4
+    assert scored.accuracy_fake == 3 / 4
+    assert scored.accuracy == 5 / 8
+    assert scored.auc == 11.5 / 16
+    assert scored.accuracy_interval == wilson_interval(5, 8)
+    assert scored.auc_interval == auc_interval(11.5 / 16, 4, 4)
+
+
+@given(scores, scores)
+def test_auc_equals_sklearn_with_ties(real: list[int], fake: list[int]) -> None:
+    expected = roc_auc_score([1] * len(real) + [0] * len(fake), real + fake)
+
+    assert area_under_curve(torch.tensor(real), torch.tensor(fake)) == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize(("right", "trials"), [(0, 10), (5, 10), (10, 10), (561, 1000)])
+def test_wilson_equals_scipy(right: int, trials: int) -> None:
+    expected = binomtest(right, trials).proportion_ci(0.95, method="wilson")
+
+    assert wilson_interval(right, trials) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+def test_standard_error_is_the_spread_of_simulated_aucs() -> None:
+    # The paper's model is exact for exponential scores: with means 4 and 1, P(positive > negative) is 4 / 5.
+    rng = torch.Generator().manual_seed(0)
+    positives = -4 * torch.rand(4000, 6, 1, generator=rng).log()
+    negatives = -torch.rand(4000, 1, 30, generator=rng).log()
+    aucs = (positives > negatives).float().mean(dim=(1, 2))
+
+    assert float(aucs.mean()) == pytest.approx(0.8, abs=0.01)
+    assert auc_standard_error(0.8, 6, 30) == pytest.approx(float(aucs.std()), rel=0.04)
+
+
+@pytest.mark.parametrize("auc", [0.5, 0.63, 0.97])
+def test_auc_interval_ends_where_the_auc_is_1_96_errors_off(auc: float) -> None:
+    low, high = auc_interval(auc, 40, 60)
+
+    for end in (low, high):
+        assert abs(end - auc) == pytest.approx(1.959964 * auc_standard_error(end, 40, 60), rel=1e-5)
+    assert low < auc < high
+
+
+def test_perfect_separation_is_not_certain() -> None:
+    low, high = auc_interval(1.0, 20, 20)
+
+    assert 0.7 < low < 0.95
+    assert high == 1
+    assert auc_interval(0.0, 20, 20) == pytest.approx((0, 1 - low), abs=1e-9)
+
+
+def test_interval_covers_the_truth_in_95_of_100() -> None:
+    rng = torch.Generator().manual_seed(0)
+    truth = 0.5 * (1 + math.erf(1 / 2))  # P(N(1, 1) > N(0, 1)), whose difference is N(1, 2)
+    intervals = [
+        score_discriminator(torch.randn(60, generator=rng) + 1, torch.randn(60, generator=rng)).auc_interval
+        for _ in range(300)
+    ]
+
+    assert 0.91 < sum(low <= truth <= high for low, high in intervals) / 300 < 0.99
+
+
+def test_rejects_what_does_not_fit() -> None:
+    with pytest.raises(ValueError, match="as many real as fake"):
+        score_discriminator(torch.zeros(3), torch.zeros(2))
+    with pytest.raises(UserError, match="not finite"):
+        score_discriminator(torch.tensor([math.nan]), torch.zeros(1))
+
+
+def test_logits_are_of_eval_mode_and_of_pixels_in_minus_1_to_1() -> None:
+    network = nn.Sequential(nn.Dropout(0.9), nn.Flatten(), nn.Linear(4, 1, bias=False), nn.Flatten(0))
+    nn.init.constant_(network[2].weight, 0.25)
+    batches = [torch.full((2, 1, 2, 2), 255, dtype=torch.uint8), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)]
+
+    assert logits(network, batches, torch.device("cpu")).tolist() == [1, 1, -1]

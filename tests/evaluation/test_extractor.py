@@ -1,0 +1,43 @@
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from ganflow.data.packed import PackedData
+from ganflow.errors import UserError
+from ganflow.evaluation import classifier
+from ganflow.evaluation.extractor import load_extractor
+from ganflow.params import EvaluateParams
+
+CPU = torch.device("cpu")
+
+
+def test_the_data_sets_own_classifier(packed: PackedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "_LEAST_IMAGES", 128)
+    monkeypatch.setattr(classifier, "_PASSES", 1)
+    classifier.train_classifier(packed, 0, packed.folder)
+    images = torch.from_numpy(packed.images("test").copy())
+
+    state = torch.get_rng_state()
+    extractor = load_extractor(EvaluateParams(), packed.folder, CPU)
+
+    assert torch.equal(torch.get_rng_state(), state)
+    network, digest = classifier.load_classifier(packed.folder)
+    assert (extractor.name, extractor.digest, extractor.dim) == ("classifier", digest, 64)
+    assert torch.equal(extractor.features(images), network.features(images))
+    assert not extractor.features(images).requires_grad
+
+
+def test_without_labels_inception_is_recommended(tmp_path: Path, write_packed: Callable[..., PackedData]) -> None:
+    packed = write_packed(tmp_path, classes=None)
+
+    with pytest.raises(UserError, match=r"no labels.*set evaluate\.extractor: inception"):
+        load_extractor(EvaluateParams(), packed.folder, CPU)
+
+
+def test_without_inception_weights(tmp_path: Path) -> None:
+    missing = str(tmp_path / "missing.pth")
+
+    with pytest.raises(UserError, match=r"evaluate\.inception_weights: there is no file .*missing\.pth"):
+        load_extractor(EvaluateParams(extractor="inception", inception_weights=missing), tmp_path, CPU)

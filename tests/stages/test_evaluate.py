@@ -1,0 +1,153 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from ganflow.data.packed import PackedData
+from ganflow.errors import UserError
+from ganflow.evaluation import classifier
+from ganflow.evaluation.protocol import Protocol
+from ganflow.params import Params, parse
+from ganflow.stages.evaluate import evaluate
+from ganflow.stages.prepare import prepare
+from ganflow.training.weights import Origin, save_weights
+
+N = 150
+KEYS = {
+    "fid",
+    "fid_floor",
+    "fid_ceiling",
+    "discriminator_accuracy",
+    "discriminator_accuracy_real",
+    "discriminator_accuracy_fake",
+    "discriminator_accuracy_low",
+    "discriminator_accuracy_high",
+    "discriminator_auc",
+    "discriminator_auc_low",
+    "discriminator_auc_high",
+    "discriminator_batch_accuracy_recent",
+    "images",
+}
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return parse(
+        {
+            "data": {"source": "digits", "resolution": 8},
+            "model": {"family": "dcgan", "width": 4, "latent_dim": 16},
+            "train": {"device": "cpu"},
+            "evaluate": {"images": N, "batch_size": 100},
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def prepared(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate") / "prepare"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "_LEAST_IMAGES", 4_000)
+        patch.setattr(classifier, "_PASSES", 1)
+        prepare(params, folder)
+    return folder
+
+
+def write_trained(params: Params, folder: Path, resolution: int = 8) -> Path:
+    """Weights as they were drawn, the live generator's others than the averaged one's, and a history."""
+    folder.mkdir(exist_ok=True)
+    origin = Origin(params, 1, resolution, 100)
+    torch.manual_seed(1)
+    game, other = (params.model.build(1, resolution) for _ in range(2))
+    save_weights(game.generator, folder / "generator.safetensors", origin)
+    save_weights(other.generator, folder / "generator_live.safetensors", origin)
+    save_weights(game.discriminator, folder / "discriminator.safetensors", origin)
+    ticks = "".join(f"{images},{images / 20}\n" for images in range(1, 21))
+    (folder / "history.csv").write_text(f"images,batch_accuracy\n{ticks}")
+    return folder
+
+
+@pytest.fixture
+def trained(params: Params, tmp_path: Path) -> Path:
+    return write_trained(params, tmp_path / "train")
+
+
+def test_metrics_protocol_and_pictures(params: Params, prepared: Path, trained: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+
+    metrics = evaluate(params, prepared, trained, out)
+
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    assert set(metrics) == KEYS
+    assert metrics["images"] == N
+    # Weights as they were drawn are as bad as those of the untrained generator.
+    assert metrics["fid_floor"] < 0.1 * metrics["fid"]
+    assert metrics["fid"] == pytest.approx(metrics["fid_ceiling"], rel=0.3)
+    assert metrics["discriminator_batch_accuracy_recent"] == pytest.approx(np.mean(np.arange(11, 21) / 20))
+    protocol = json.loads((out / "protocol.json").read_text())
+    assert protocol["digest"] == Protocol.from_dict(protocol).digest
+    assert (protocol["extractor"], protocol["reals"], protocol["fakes"]) == ("classifier", N, N)
+    assert protocol["data_digest"] == PackedData(prepared).card.digest
+    assert {path.name for path in out.iterdir()} == {
+        "metrics.json",
+        "protocol.json",
+        "samples.png",
+        "real_and_generated.png",
+    }
+    with Image.open(out / "samples.png") as samples, Image.open(out / "real_and_generated.png") as comparison:
+        factor = samples.width // 80
+        assert samples.size == (80 * factor, 80 * factor)
+        pixels = np.asarray(comparison.resize((21 * 8, 10 * 8), Image.Resampling.NEAREST))
+    assert (pixels[:, 80:88] == 255).all()
+    tests = PackedData(prepared).images("test")
+    assert (pixels[8:16, 16:24] == tests[12, 0]).all()  # second row, third picture
+
+
+def test_measures_alike_every_time_whatever_the_seed(
+    params: Params, prepared: Path, trained: Path, tmp_path: Path
+) -> None:
+    first = evaluate(params, prepared, trained, tmp_path / "first")
+    second = evaluate(replace(params, seed=5), prepared, trained, tmp_path / "second")
+
+    assert first == second
+
+
+def test_discriminator_meets_the_live_generator(params: Params, prepared: Path, trained: Path, tmp_path: Path) -> None:
+    before = evaluate(params, prepared, trained, tmp_path / "out")
+    (trained / "generator_live.safetensors").write_bytes((trained / "generator.safetensors").read_bytes())
+    after = evaluate(params, prepared, trained, tmp_path / "out")
+
+    assert after["fid"] == before["fid"]
+    assert after["discriminator_auc"] != before["discriminator_auc"]
+
+
+def test_a_history_without_accuracy(params: Params, prepared: Path, trained: Path, tmp_path: Path) -> None:
+    (trained / "history.csv").write_text("images,loss\n1,2\n")
+
+    assert set(evaluate(params, prepared, trained, tmp_path / "out")) == KEYS - {"discriminator_batch_accuracy_recent"}
+
+
+def test_mistakes_are_named_and_leave_what_was_there(params: Params, prepared: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "metrics.json").write_text("before")
+
+    def message(params: Params, prepared: Path, trained: Path) -> str:
+        with pytest.raises(UserError) as raised:
+            evaluate(params, prepared, trained, out)
+        return str(raised.value)
+
+    assert "run `ganflow train` first" in message(params, prepared, tmp_path / "nothing")
+    assert "run `ganflow prepare` first" in message(params, tmp_path / "nothing", tmp_path)
+    other = write_trained(params, tmp_path / "other", resolution=16)
+    assert "pictures of (channels, height, width) (1, 16, 16)" in message(params, prepared, other)
+    inception: dict[str, Any] = {"extractor": "inception", "inception_weights": str(tmp_path / "no.pth")}
+    assert "evaluate.inception_weights" in message(
+        replace(params, evaluate=replace(params.evaluate, **inception)), prepared, other
+    )
+    assert [path.name for path in out.iterdir()] == ["metrics.json"]
+    assert (out / "metrics.json").read_text() == "before"

@@ -1,0 +1,276 @@
+import csv
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from ganflow import params
+from ganflow.data.batches import Batches
+from ganflow.data.grid import save_grid
+from ganflow.data.quantise import to_uint8
+from ganflow.training import checkpoint, loop
+from ganflow.training.journal import Journal
+from ganflow.training.match import Match
+
+CPU = torch.device("cpu")
+MODELS: dict[str, dict[str, Any]] = {
+    "vanilla": {"family": "vanilla", "hidden_units": 4, "latent_dim": 4},  # with dropout
+    "dcgan": {"family": "dcgan", "width": 4, "latent_dim": 4, "discriminator_norm": "batch"},
+}
+TRAIN: dict[str, Any] = {
+    "images": 160,
+    "batch_size": 8,
+    "translation": 1,
+    "flip": True,
+    "tick_every_images": 40,
+    "sample_every_images": 80,
+    "checkpoint_every_images": 64,
+}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_own_randomness() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng([]):
+        yield
+    torch.set_num_threads(threads)
+
+
+def new_match(family: str = "vanilla", **train: Any) -> Match:
+    parsed = params.parse({"model": MODELS[family], "train": {**TRAIN, **train}})
+    torch.manual_seed(0)
+    images = np.random.default_rng(0).integers(0, 256, (50, 1, 8, 8), dtype=np.uint8)
+    batches = Batches(images, None, parsed.train.batch_size, 0, CPU)
+    return Match(parsed.model.build(1, 8), batches, parsed.train, CPU)
+
+
+def fixed_inputs(match: Match) -> Tensor:
+    return match.game.draw_inputs(loop.SAMPLES, torch.Generator().manual_seed(0))
+
+
+def run(match: Match, state: Path, stop: Callable[[], bool] = lambda: False) -> Match:
+    state.mkdir(exist_ok=True)
+    loop.train(match, fixed_inputs(match), state, Journal(state), stop)
+    return match
+
+
+def weights(match: Match) -> dict[str, Tensor]:
+    live, average = match.game.state_dict(), match.average.network.state_dict()
+    return {**live, **{f"average.{name}": tensor for name, tensor in average.items()}}
+
+
+def images_of(kind: str, state: Path) -> list[int]:
+    return [line["images"] for line in Journal(state).lines() if kind in line]
+
+
+def history(state: Path) -> list[dict[str, str]]:
+    Journal(state).write_history(state / "history.csv")
+    with (state / "history.csv").open(newline="") as file:
+        return [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
+
+
+def before_round(monkeypatch: pytest.MonkeyPatch, images: int, happens: Callable[[Match], None]) -> None:
+    """Have something happen when a match comes to a round."""
+    original = Match.play_round
+
+    def play_round(match: Match) -> None:
+        if match.images == images:
+            happens(match)
+        original(match)
+
+    monkeypatch.setattr(Match, "play_round", play_round)
+
+
+def poison(match: Match) -> None:
+    with torch.no_grad():
+        next(match.game.generator.parameters()).fill_(float("nan"))
+
+
+# What is due, and when
+
+
+def test_ticks_samples_and_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved: list[int] = []
+    original = checkpoint.save
+
+    def save(match: Match, folder: Path) -> None:
+        saved.append(match.images)
+        original(match, folder)
+
+    monkeypatch.setattr(checkpoint, "save", save)
+    match = run(new_match(), tmp_path)
+    assert match.images == 160
+    assert images_of("values", tmp_path) == [40, 80, 120, 160]
+    assert images_of("samples", tmp_path) == [0, 80, 160]
+    assert saved == [64, 128, 160]
+    assert sorted(path.name for path in (tmp_path / "samples").iterdir()) == [
+        "000000000.png",
+        "000000080.png",
+        "000000160.png",
+    ]
+
+
+def test_counts_that_the_batches_do_not_meet(tmp_path: Path) -> None:
+    """Each is due at the first round that reaches it, and all of them at the end."""
+    due = {"tick_every_images": 30, "sample_every_images": 1000, "checkpoint_every_images": 1000}
+    match = run(new_match(images=100, **due), tmp_path)
+    assert match.images == 104
+    assert images_of("values", tmp_path) == [32, 64, 96, 104]
+    assert images_of("samples", tmp_path) == [0, 104]
+    assert checkpoint.restore(restored := new_match(), tmp_path)
+    assert restored.images == 104
+
+
+def test_more_often_than_rounds_is_every_round(tmp_path: Path) -> None:
+    run(new_match(images=24, tick_every_images=1, sample_every_images=3), tmp_path)
+    assert images_of("values", tmp_path) == [8, 16, 24]
+    assert images_of("samples", tmp_path) == [0, 8, 16, 24]
+
+
+def test_the_values_of_a_tick_are_the_means_of_its_rounds(tmp_path: Path) -> None:
+    run(new_match(tick_every_images=8), tmp_path / "fine")
+    run(new_match(tick_every_images=80), tmp_path / "coarse")
+    fine, coarse = history(tmp_path / "fine"), history(tmp_path / "coarse")
+    assert set(fine[0]) == {"images", "discriminator_loss", "generator_loss", "d_real", "d_fake", "batch_accuracy"}
+    for name in set(fine[0]) - {"images"}:
+        for tick, rows in zip(coarse, itertools.batched(fine, 10) if hasattr(itertools, "batched") else (), strict=True):
+            assert float(tick[name]) == pytest.approx(np.mean([float(row[name]) for row in rows]), rel=1e-5)
+
+
+def test_images_per_second_are_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = iter(range(0, 1000, 2))
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(seconds)))
+    run(new_match(), tmp_path)
+    rates = [line["values"]["train/images_per_second"] for line in Journal(tmp_path).lines() if "values" in line]
+    assert rates == [20.0] * 4
+
+
+def test_samples_are_the_averages_answer_to_the_fixed_inputs(tmp_path: Path) -> None:
+    match = new_match("dcgan")
+    with torch.no_grad():
+        first = to_uint8(match.average.network(fixed_inputs(match))).numpy()
+    run(match, tmp_path)
+    with torch.no_grad():
+        last = to_uint8(match.average.network(fixed_inputs(match))).numpy()
+    for images, pictures in ((0, first), (160, last)):
+        save_grid(pictures, tmp_path / "expected.png", loop.SAMPLE_COLUMNS)
+        found = tmp_path / "samples" / f"{images:09d}.png"
+        assert found.read_bytes() == (tmp_path / "expected.png").read_bytes()
+    assert not np.array_equal(first, last)
+
+
+def test_how_often_one_looks_does_not_change_the_result(tmp_path: Path) -> None:
+    often = run(new_match("dcgan", sample_every_images=8, checkpoint_every_images=8), tmp_path / "often")
+    seldom = run(new_match("dcgan", sample_every_images=500, checkpoint_every_images=500), tmp_path / "seldom")
+    torch.testing.assert_close(weights(often), weights(seldom), rtol=0, atol=0)
+
+
+# Interrupted, killed, resumed
+
+
+@pytest.mark.parametrize("stopped_at", [56, 64, 80, 8])
+@pytest.mark.parametrize("family", MODELS)
+def test_stopped_and_resumed_is_as_undisturbed(family: str, stopped_at: int, tmp_path: Path) -> None:
+    undisturbed = run(new_match(family), tmp_path / "undisturbed")
+
+    first, state = new_match(family), tmp_path / "stopped"
+    with pytest.raises(loop.InterruptedTraining) as caught:
+        run(first, state, lambda: first.images >= stopped_at)
+    assert caught.value.images == stopped_at
+    torch.rand(7)  # the next process begins with other random numbers
+    resumed = run(new_match(family), state)
+
+    torch.testing.assert_close(weights(resumed), weights(undisturbed), rtol=0, atol=0)
+    assert history(state) == history(tmp_path / "undisturbed")
+    assert images_of("samples", state) == [0, 80, 160]
+    for picture in (tmp_path / "undisturbed" / "samples").iterdir():
+        assert (state / "samples" / picture.name).read_bytes() == picture.read_bytes()
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_killed_and_resumed_is_as_undisturbed(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill leaves no checkpoint of its own: the ticks since the last one are played again."""
+    undisturbed = run(new_match(family), tmp_path / "undisturbed")
+    state = tmp_path / "killed"
+
+    def killed(match: Match) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        before_round(patched, 104, killed)
+        with pytest.raises(MemoryError):
+            run(new_match(family), state)
+    assert images_of("values", state) == [40, 80]
+    recorded = (state / "journal.jsonl").read_text()
+    resumed = run(new_match(family), state)
+    torch.testing.assert_close(weights(resumed), weights(undisturbed), rtol=0, atol=0)
+    assert history(state) == history(tmp_path / "undisturbed")
+    assert (state / "journal.jsonl").read_text().startswith(recorded), "the first lines and their time stamps stay"
+
+
+def test_a_stop_in_the_last_round_is_a_finish(tmp_path: Path) -> None:
+    match = new_match()
+    run(match, tmp_path, lambda: match.images >= 160)
+    assert images_of("values", tmp_path)[-1] == 160
+
+
+def test_a_finished_training_has_nothing_left_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    finished = run(new_match(), tmp_path)
+    recorded = (tmp_path / "journal.jsonl").read_text()
+    monkeypatch.setattr(Match, "play_round", lambda match: pytest.fail("a round was played"))
+    again = run(new_match(), tmp_path)
+    torch.testing.assert_close(weights(again), weights(finished), rtol=0, atol=0)
+    assert (tmp_path / "journal.jsonl").read_text() == recorded
+
+
+# Divergence
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_divergence_names_the_images_and_keeps_the_good_checkpoint(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        before_round(patched, 88, poison)
+        with pytest.raises(loop.DivergedError) as caught:
+            run(new_match(family), tmp_path)
+    assert caught.value.images == 96
+    assert images_of("values", tmp_path) == [40, 80]
+    assert checkpoint.restore(kept := new_match(family), tmp_path)
+    assert kept.images == 64
+    resumed = run(new_match(family), tmp_path)
+    torch.testing.assert_close(weights(resumed), weights(run(new_match(family), tmp_path / "other")), rtol=0, atol=0)
+
+
+def test_divergence_found_by_a_checkpoint_in_the_middle_of_a_tick(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_round(monkeypatch, 48, poison)
+    with pytest.raises(loop.DivergedError) as caught:
+        run(new_match(tick_every_images=1000, checkpoint_every_images=40), tmp_path)
+    assert caught.value.images == 56, "where the loss was lost, and not where it was found at 80"
+    assert checkpoint.restore(kept := new_match(), tmp_path)
+    assert kept.images == 40
+
+
+def test_weights_that_break_after_the_last_loss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every loss is finite, the tick is read, and then the checkpoint finds the weights broken."""
+    original = Match.play_round
+
+    def play_round(match: Match) -> None:
+        original(match)
+        if match.images == 160:
+            poison(match)
+
+    monkeypatch.setattr(Match, "play_round", play_round)
+    with pytest.raises(loop.DivergedError) as caught:
+        run(new_match(), tmp_path)
+    assert caught.value.images == 160
+    assert checkpoint.restore(kept := new_match(), tmp_path)
+    assert kept.images == 128

@@ -20,7 +20,7 @@ endif
 	dvc repro
 
 test: $(VENV)/.ready ## Run the tests
-	pytest
+	pytest -n 2 --dist worksteal
 
 lint: $(VENV)/.ready ## Check style and types
 	ruff check

@@ -298,7 +298,8 @@ VALID = st.fixed_dictionaries(
     },
 ).filter(
     lambda leaves: (
-        leaves.get("register.min_discriminator_accuracy", 0.3) <= leaves.get("register.max_discriminator_accuracy", 0.98)
+        leaves.get("register.min_discriminator_accuracy", 0.3)
+        <= leaves.get("register.max_discriminator_accuracy", 0.98)
     )
 )
 
@@ -567,7 +568,9 @@ def sound_or_told(content: bytes, folder: Path) -> None:
 
 
 @settings(max_examples=60, deadline=None)
-@given(line=st.integers(0, TEXT.count("\n")), column=st.integers(0, 20), cut=st.integers(0, 9), more=st.text(max_size=4))
+@given(
+    line=st.integers(0, TEXT.count("\n")), column=st.integers(0, 20), cut=st.integers(0, 9), more=st.text(max_size=4)
+)
 def test_a_slip_of_the_keyboard(
     line: int, column: int, cut: int, more: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -13,10 +13,10 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
-from conftest import MlflowServer
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Run
 from PIL import Image
+from servers import MlflowServer
 
 from ganflow.data.card import DataCard, SplitCard
 from ganflow.errors import UserError

@@ -226,7 +226,9 @@ def test_dcgan_keeps_to_the_paper() -> None:
 
 def test_dcgan_normalises_the_discriminator_only_when_asked() -> None:
     kinds = {
-        norm: [type(layer).__name__ for layer in build("dcgan", 1, 32, discriminator_norm=norm).discriminator.children()]
+        norm: [
+            type(layer).__name__ for layer in build("dcgan", 1, 32, discriminator_norm=norm).discriminator.children()
+        ]
         for norm in ("none", "batch")
     }
     assert "BatchNorm2d" not in kinds["none"]

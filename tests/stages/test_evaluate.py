@@ -8,11 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
+from ganflow.data.grid import save_grid
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier
 from ganflow.evaluation.protocol import Protocol
 from ganflow.params import Params, parse
+from ganflow.stages import evaluate as stage
 from ganflow.stages.evaluate import evaluate
 from ganflow.stages.prepare import prepare
 from ganflow.training.weights import Origin, save_weights
@@ -98,13 +100,27 @@ def test_metrics_protocol_and_pictures(params: Params, prepared: Path, trained: 
         "samples.png",
         "real_and_generated.png",
     }
-    with Image.open(out / "samples.png") as samples, Image.open(out / "real_and_generated.png") as comparison:
-        factor = samples.width // 80
-        assert samples.size == (80 * factor, 80 * factor)
-        pixels = np.asarray(comparison.resize((21 * 8, 10 * 8), Image.Resampling.NEAREST))
-    assert (pixels[:, 80:88] == 255).all()
-    tests = PackedData(prepared).images("test")
-    assert (pixels[8:16, 16:24] == tests[12, 0]).all()  # second row, third picture
+
+
+def test_pictures_show_real_left_and_generated_right(
+    params: Params, prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    grids: dict[str, np.ndarray] = {}
+
+    def record(images: torch.Tensor, path: Path, columns: int) -> None:
+        grids[path.name] = np.asarray(images).reshape(-1, columns, 8, 8)
+        save_grid(images, path, columns)
+
+    monkeypatch.setattr(stage, "save_grid", record)
+    evaluate(params, prepared, trained, tmp_path / "out")
+
+    comparison, generated = grids["real_and_generated.png"], grids["samples.png"]
+    assert comparison.shape == (10, 21, 8, 8)
+    assert (comparison[:, :10].reshape(100, 8, 8) == PackedData(prepared).images("test")[:100, 0]).all()
+    assert (comparison[:, 10] == 255).all()
+    assert (comparison[:, 11:] == generated).all()
+    with Image.open(tmp_path / "out" / "real_and_generated.png") as picture:
+        assert picture.width > 2 * picture.height
 
 
 def test_measures_alike_every_time_whatever_the_seed(

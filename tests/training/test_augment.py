@@ -14,7 +14,9 @@ def _seeded() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("shape", "reach"), [((6, 1, 8, 8), 2), ((5, 3, 7, 9), 3), ((4, 2, 5, 5), 12), ((3, 1, 4, 4), 1)])
+@pytest.mark.parametrize(
+    ("shape", "reach"), [((6, 1, 8, 8), 2), ((5, 3, 7, 9), 3), ((4, 2, 5, 5), 12), ((3, 1, 4, 4), 1)]
+)
 def test_translate_is_a_shift_with_repeated_edges(shape: tuple[int, ...], reach: int) -> None:
     images = torch.rand(shape)
     state = torch.get_rng_state()

@@ -15,7 +15,9 @@ def found(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> se
 
 
 @pytest.mark.parametrize(
-    ("found", "expected"), [(set(), "cpu"), ({"mps"}, "mps"), ({"cuda"}, "cuda"), ({"cuda", "mps"}, "cuda")], indirect=["found"]
+    ("found", "expected"),
+    [(set(), "cpu"), ({"mps"}, "mps"), ({"cuda"}, "cuda"), ({"cuda", "mps"}, "cuda")],
+    indirect=["found"],
 )
 def test_auto_takes_cuda_then_mps_then_the_cpu(found: set[str], expected: str) -> None:
     assert pick_device("auto").type == expected

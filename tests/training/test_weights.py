@@ -52,13 +52,26 @@ def test_a_file_says_where_it_comes_from(tmp_path: Path) -> None:
     trained(tmp_path, MODELS[0])
     header = (tmp_path / "generator.safetensors").read_bytes()
     length = int.from_bytes(header[:8], "little")
-    metadata = json.loads(header[8 : 8 + length])["__metadata__"]
-    assert (metadata["channels"], metadata["resolution"], metadata["images"]) == ("3", "12", "640")
-    assert params.parse(json.loads(metadata["params"])).seed == 7
+    origin = json.loads(json.loads(header[8 : 8 + length])["__metadata__"]["origin"])
+    assert (origin["channels"], origin["resolution"], origin["images"]) == (3, 12, 640)
+    assert params.parse(origin["params"]).seed == 7
+
+
+def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
+    """DVC knows outputs by their bytes; safetensors writes several entries of metadata in a random order."""
+    live, _ = trained(tmp_path, MODELS[1])
+    origin = Origin(params.parse({"model": MODELS[1]}), 3, 12, 640)
+    contents = set()
+    for _ in range(10):
+        save_weights(live.generator, tmp_path / "again.safetensors", origin)
+        contents.add((tmp_path / "again.safetensors").read_bytes())
+    assert len(contents) == 1
 
 
 def test_missing_weights(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="generator.safetensors: there are no trained weights; run `ganflow train` first"):
+    with pytest.raises(
+        UserError, match="generator.safetensors: there are no trained weights; run `ganflow train` first"
+    ):
         load_game(tmp_path, "ema", CPU)
     trained(tmp_path, MODELS[0])
     (tmp_path / DISCRIMINATOR).unlink()
@@ -85,23 +98,26 @@ def test_a_file_cut_short(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "value", "said"),
     [
-        ("params", "{", "is not a weights file"),
-        ("params", '{"model": {"family": "gone"}}', "model.family: must be one of"),
+        ("params", {"model": {"family": "gone"}}, "model.family: must be one of"),
+        ("params", 5, "is not a weights file"),
         ("channels", "many", "is not a weights file"),
         ("resolution", None, "is not a weights file"),
-        ("resolution", "24", "the weights do not fit this version's networks; train again"),
+        ("resolution", 24, "the weights do not fit this version's networks; train again"),
     ],
 )
-def test_metadata_that_does_not_fit(key: str, value: str | None, said: str, tmp_path: Path) -> None:
+def test_an_origin_that_does_not_fit(key: str, value: Any, said: str, tmp_path: Path) -> None:
     trained(tmp_path, MODELS[0])
     path = tmp_path / "generator.safetensors"
-    metadata = {
-        "params": json.dumps({"model": MODELS[0]}),
-        "channels": "3",
-        "resolution": "12",
-        "images": "1",
-    }
-    changed = {name: text for name, text in {**metadata, key: value}.items() if text is not None}
-    save_file(load_file(path), path, changed)
+    origin = {"params": {"model": MODELS[0]}, "channels": 3, "resolution": 12, "images": 1, key: value}
+    save_file(load_file(path), path, {"origin": json.dumps(origin)})
     with pytest.raises(UserError, match=said):
         load_game(tmp_path, "ema", CPU)
+
+
+def test_weights_of_something_else(tmp_path: Path) -> None:
+    trained(tmp_path, MODELS[0])
+    path = tmp_path / "generator.safetensors"
+    for metadata in (None, {"format": "pt"}, {"origin": "{"}, {"origin": "[]"}, {"origin": "null"}):
+        save_file({"weight": torch.zeros(2)}, path, metadata)
+        with pytest.raises(UserError, match="is not a weights file of ganflow"):
+            load_game(tmp_path, "ema", CPU)

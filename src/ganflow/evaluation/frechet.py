@@ -33,6 +33,6 @@ def frechet_distance(mu1: Tensor, sigma1: Tensor, mu2: Tensor, sigma2: Tensor) -
     kept = values > values[-1] * d * torch.finfo(torch.float64).eps
     root = vectors[:, kept] * values[kept].sqrt()
     # Rounding makes zero eigenvalues slightly negative.
-    overlap = torch.linalg.eigvalsh(root.T @ sigma2 @ root).sqrt().sum()
+    overlap = torch.linalg.eigvalsh(root.T @ sigma2 @ root).clamp_min(0).sqrt().sum()
     distance = (mu1 - mu2).square().sum() + sigma1.trace() + sigma2.trace() - 2 * overlap
     return max(0.0, float(distance))

@@ -15,16 +15,16 @@ from ganflow.models.game import Game
 def generate(game: Game, n: int, batch_size: int, seed: int) -> Iterator[Tensor]:
     """Generate `n` pictures in batches of uint8 (batch_size, c, h, w), on the generator's device.
 
-    The generator is put into eval mode. Its inputs are drawn on the CPU, so that they are the same on every device;
-    another batch size can change them.
+    The generator is put into eval mode. Its inputs are drawn on the CPU and all at once, so that they are the same on
+    every device and for every batch size.
 
     Raises UserError if the generator makes values that are not finite.
     """
     game.generator.eval()
-    rng = torch.Generator().manual_seed(seed)
-    for start in range(0, n, batch_size):
+    inputs = game.draw_inputs(n, torch.Generator().manual_seed(seed))
+    for batch in inputs.split(batch_size):
         with torch.inference_mode():
-            images = game.generator(game.draw_inputs(min(batch_size, n - start), rng))
+            images = game.generator(batch)
             if not torch.isfinite(images).all():
                 raise UserError("the generator makes values that are not finite: its weights are broken; train again")
             pixels = to_uint8(images)

@@ -32,13 +32,8 @@ class Origin(NamedTuple):
 def save_weights(network: nn.Module, path: Path, origin: Origin) -> None:
     """Write the state of one network, with its origin in the file's metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    metadata = {
-        "params": json.dumps(params_module.dump(origin.params)),
-        "channels": str(origin.channels),
-        "resolution": str(origin.resolution),
-        "images": str(origin.images),
-    }
-    save_file(tensors, path, metadata)
+    tree = {**origin._asdict(), "params": params_module.dump(origin.params)}
+    save_file(tensors, path, {"origin": json.dumps(tree)})  # one entry: more come in an order of the day
 
 
 def load_game(trained: Path, which: Which, device: torch.device) -> Game:
@@ -60,11 +55,11 @@ def load_game(trained: Path, which: Which, device: torch.device) -> Game:
 def _read(path: Path) -> tuple[dict[str, Tensor], Origin]:
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata()
+            origin = json.loads(file.metadata()["origin"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        sizes = (int(metadata[key]) for key in ("channels", "resolution", "images"))
-        return tensors, Origin(params_module.parse(json.loads(metadata["params"]), str(path)), *sizes)
+        sizes = (int(origin[key]) for key in ("channels", "resolution", "images"))
+        return tensors, Origin(params_module.parse(origin["params"], str(path)), *sizes)
     except FileNotFoundError:
         raise UserError(f"{path}: there are no trained weights; run `ganflow train` first") from None
-    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+    except (SafetensorError, KeyError, TypeError, AttributeError, ValueError, OSError) as error:
         raise UserError(f"{path}: is not a weights file of ganflow ({error}); train again") from None

@@ -1,0 +1,380 @@
+"""The train stage on a tiny packed data set, with a real MLflow store."""
+
+import csv
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.entities import Run
+from safetensors.torch import load_file
+
+from ganflow import cli, params
+from ganflow.data.packing import Format, pack
+from ganflow.data.sources import ArraySource
+from ganflow.errors import UserError
+from ganflow.stages import train as stage
+from ganflow.training import loop
+from ganflow.training.match import Match
+from ganflow.training.weights import load_game
+
+TREE = {
+    "seed": 3,
+    "data": {"resolution": 8},
+    "model": {"family": "vanilla", "hidden_units": 4, "latent_dim": 4},
+    "train": {
+        "images": 400,
+        "batch_size": 8,
+        "device": "cpu",
+        "tick_every_images": 80,
+        "sample_every_images": 200,
+        "checkpoint_every_images": 120,
+    },
+}
+TICKS = [80, 160, 240, 320, 400]
+SAMPLES = [0, 200, 400]
+WEIGHTS = ("generator.safetensors", "generator_live.safetensors", "discriminator.safetensors")
+PREPARED, TRAINED = Path("artifacts/prepare"), Path("artifacts/train")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread_and_own_randomness() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.random.fork_rng([]):
+        yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A packed data set of sixty random pictures."""
+    out = tmp_path_factory.mktemp("prepared")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    source = ArraySource({"train": (images, rng.integers(0, 2, 60))}, ["a", "b"])
+    fractions = {"validation_fraction": 0.1, "test_fraction": 0.1}
+    pack(source, out, name="dots", source_name="digits", packed_format=Format(1, 8), seed=0, **fractions)  # type: ignore[arg-type]
+    return out
+
+
+@pytest.fixture
+def ready(repository: Path, prepared: Path) -> Path:
+    """A repository whose data is prepared."""
+    (repository / "params.yaml").write_text(json.dumps(TREE))
+    shutil.copytree(prepared, repository / PREPARED)
+    return repository
+
+
+def before_round(monkeypatch: pytest.MonkeyPatch, images: int, happens: Callable[[Match], None]) -> None:
+    """Have something happen when a match comes to a round."""
+    original = Match.play_round
+
+    def play_round(match: Match) -> None:
+        if match.images == images:
+            happens(match)
+        original(match)
+
+    monkeypatch.setattr(Match, "play_round", play_round)
+
+
+def undisturbed(folder: Path) -> Path:
+    """Train the same with other states and outputs, and give the outputs."""
+    stage.train(params.parse(TREE), PREPARED, folder / "out", folder / "states")
+    return folder / "out"
+
+
+def assert_equal_weights(one: Path, other: Path) -> None:
+    for name in WEIGHTS:
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+
+
+def run_of(repository: Path, folder: Path = TRAINED) -> Run:
+    reference = json.loads((folder / "run.json").read_text())
+    return MlflowClient(f"sqlite:///{repository}/mlflow.db").get_run(reference["run_id"])
+
+
+def all_runs(repository: Path) -> list[Run]:
+    client = MlflowClient(f"sqlite:///{repository}/mlflow.db")
+    return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
+
+
+def points(repository: Path, run: Run, name: str) -> list[tuple[int, float]]:
+    client = MlflowClient(f"sqlite:///{repository}/mlflow.db")
+    return sorted((metric.step, metric.value) for metric in client.get_metric_history(run.info.run_id, name))
+
+
+def history(folder: Path) -> list[dict[str, float]]:
+    with (folder / "history.csv").open(newline="") as file:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+
+
+def state_of(repository: Path) -> Path:
+    (state,) = (path for path in (repository / ".ganflow" / "train").iterdir() if path.is_dir())
+    return state
+
+
+def journal(state: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (state / "journal.jsonl").read_text().splitlines()]
+
+
+def assert_complete(repository: Path, run: Run) -> None:
+    """MLflow has every point that history.csv has, once, and every grid of samples."""
+    assert run.info.status == "FINISHED"
+    rows = history(TRAINED)
+    assert [row["images"] for row in rows] == TICKS
+    for name in set(rows[0]) - {"images"}:
+        assert points(repository, run, f"train/{name}") == [(row["images"], pytest.approx(row[name])) for row in rows]
+    pictures = MlflowClient(f"sqlite:///{repository}/mlflow.db").list_artifacts(run.info.run_id, "images")
+    steps = [int(picture.path.split("+")[2]) for picture in pictures if picture.path.endswith(".png")]
+    assert sorted(steps) == SAMPLES
+
+
+def test_a_training_from_start_to_end(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    TRAINED.mkdir(parents=True)
+    (TRAINED / "of_another_training.txt").touch()
+    assert cli.main(["train"]) == 0
+    assert {path.name for path in TRAINED.iterdir()} == {*WEIGHTS, "history.csv", "samples", "run.json"}
+    assert sorted(path.name for path in (TRAINED / "samples").iterdir()) == [f"{n:09d}.png" for n in SAMPLES]
+    run = run_of(ready)
+    assert_complete(ready, run)
+    assert run.data.params["train.images"] == "400"
+    assert run.data.params["model.hidden_units"] == "4"
+    assert set(history(TRAINED)[0]) == {
+        *("images", "images_per_second", "discriminator_loss", "generator_loss"),
+        *("d_real", "d_fake", "batch_accuracy"),
+    }
+    assert [path for path in (ready / ".ganflow" / "train").iterdir() if path.is_dir()] == []
+    assert not (ready / ".ganflow" / "unsent").exists()
+
+    game = load_game(TRAINED, "ema", torch.device("cpu"))
+    made = game.generator(game.draw_inputs(4))
+    assert made.shape == (4, 1, 8, 8)
+    average, live = (load_file(TRAINED / name) for name in WEIGHTS[:2])
+    assert all(torch.isfinite(tensor).all() for tensor in average.values())
+    assert any(not torch.equal(average[name], live[name]) for name in average)
+
+
+def test_the_seed_decides_the_result(ready: Path) -> None:
+    first, second = undisturbed(ready / "first"), undisturbed(ready / "second")
+    assert_equal_weights(first, second)
+    other = params.parse({**TREE, "seed": 4})
+    stage.train(other, PREPARED, ready / "other", ready / "states")
+    assert (ready / "other" / WEIGHTS[0]).read_bytes() != (first / WEIGHTS[0]).read_bytes()
+
+
+DIES = """
+import os, signal, sys
+from ganflow.cli import main
+from ganflow.training.match import Match
+original = Match.play_round
+def play_round(match):
+    if match.images == 280:
+        os.kill(os.getpid(), signal.SIGKILL)
+    original(match)
+Match.play_round = play_round
+sys.exit(main(["train"]))
+"""
+
+
+def test_killed_and_started_again_is_as_undisturbed(ready: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", DIES], env=environment, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    state = state_of(ready)
+    assert (state / "checkpoint.safetensors").exists()
+    before = journal(state)
+    assert [line["images"] for line in before if "values" in line] == [80, 160, 240]
+    run_id = json.loads((state / "run.json").read_text())["run_id"]
+    assert not TRAINED.exists()
+
+    assert cli.main(["train"]) == 0
+    run = run_of(ready)
+    assert run.info.run_id == run_id
+    assert_complete(ready, run)
+    assert len(all_runs(ready)) == 1
+    stamps = {line["images"]: line["time"] for line in before if "values" in line}
+    client = MlflowClient(f"sqlite:///{ready}/mlflow.db")
+    sent = {m.step: m.timestamp for m in client.get_metric_history(run_id, "train/generator_loss")}
+    assert {step: sent[step] for step in stamps} == stamps, "played again, the points keep their first time stamps"
+    assert_equal_weights(TRAINED, undisturbed(ready / "undisturbed"))
+
+
+@pytest.fixture
+def handlers() -> Iterator[list[int]]:
+    """Signals that reached nobody else, instead of ending the tests."""
+    unheard: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        unheard.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
+    yield unheard
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_asked_to_stop_and_started_again(
+    number: signal.Signals,
+    ready: Path,
+    handlers: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with monkeypatch.context() as patched:
+        before_round(patched, 136, lambda match: os.kill(os.getpid(), number))
+        assert cli.main(["train"]) == 130
+    assert "ganflow: stopped at 144 images, with a checkpoint: the same command goes on" in capsys.readouterr().err
+    assert handlers == []
+    os.kill(os.getpid(), number)
+    assert handlers == [number], "the handlers from before are back"
+    state = state_of(ready)
+    last = journal(state)[-1]
+    assert (last["images"], last["status"]) == (144, "KILLED")
+    run = run_of(ready, state)
+    assert run.info.status == "KILLED"
+    assert [step for step, _ in points(ready, run, "train/generator_loss")] == [80]
+
+    assert cli.main(["train"]) == 0
+    assert run_of(ready).info.run_id == run.info.run_id
+    assert_complete(ready, run_of(ready))
+    assert_equal_weights(TRAINED, undisturbed(ready / "undisturbed"))
+
+
+def test_a_second_signal_is_not_waited_for(handlers: list[int]) -> None:
+    with stage._stop_signals() as received:
+        signal.raise_signal(signal.SIGTERM)
+        assert received == [signal.SIGTERM]
+        signal.raise_signal(signal.SIGTERM)
+        assert handlers == [signal.SIGTERM]
+        assert received == [signal.SIGTERM]
+
+
+def test_divergence_ends_with_1_and_a_failed_run(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def poison(match: Match) -> None:
+        with torch.no_grad():
+            next(match.game.generator.parameters()).fill_(float("inf"))
+
+    TRAINED.mkdir(parents=True)
+    (TRAINED / "earlier.txt").touch()
+    with monkeypatch.context() as patched:
+        before_round(patched, 176, poison)
+        assert cli.main(["train"]) == 1
+    message = capsys.readouterr().err
+    assert "ganflow: a loss or a weight was not finite at 184 images; the last good checkpoint is kept" in message
+    assert "Traceback" not in message
+    state = state_of(ready)
+    assert (state / "checkpoint.safetensors").exists()
+    run = run_of(ready, state)
+    assert run.info.status == "FAILED"
+    assert [step for step, _ in points(ready, run, "train/generator_loss")] == [80, 160]
+    assert [path.name for path in TRAINED.iterdir()] == ["earlier.txt"], "nothing is written over"
+
+    assert cli.main(["train"]) == 0  # the accident does not come again
+    assert_complete(ready, run_of(ready))
+    assert run_of(ready).info.run_id == run.info.run_id
+
+
+def test_rates_that_make_it_diverge(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Without any trick: Adam with the largest rates, and nothing remembered."""
+    rates = ["generator_lr=1.0", "discriminator_lr=1.0", "beta1=0.999", "beta2=0.0", "images=20000"]
+    status = cli.main(["train", *(part for rate in rates for part in ("-S", f"train.{rate}"))])
+    message = capsys.readouterr().err
+    (run,) = all_runs(ready)
+    assert (status, run.info.status) == (1, "FAILED")
+    assert "was not finite at" in message
+    assert "Lower train.generator_lr and train.discriminator_lr" in message
+
+
+def test_any_other_failure_is_a_failed_run(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(match: Match) -> None:
+        raise MemoryError
+
+    before_round(monkeypatch, 176, fail)
+    with pytest.raises(MemoryError):
+        cli.main(["train"])
+    assert run_of(ready, state_of(ready)).info.status == "FAILED"
+
+
+def test_what_mlflow_has_not_had_is_kept_and_sent_later(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(stage.Sender, "_run", lambda sender: None)  # a store that is away
+        assert cli.main(["train"]) == 0
+    lines = len(TICKS) + len(SAMPLES) + 1
+    assert f"{lines} journal lines did not reach MLflow; `ganflow sync` sends them" in caplog.text
+    run = run_of(ready)
+    assert run.info.status == "RUNNING"
+    kept = ready / ".ganflow" / "unsent" / run.info.run_id
+    assert not (kept / "checkpoint.safetensors").exists()
+
+    capsys.readouterr()
+    assert cli.main(["sync"]) == 0
+    assert capsys.readouterr().out == f"ganflow: {lines} journal lines sent\n"
+    assert_complete(ready, run_of(ready))
+    assert not kept.exists()
+
+
+def test_changed_parameters_have_a_state_and_a_run_of_their_own(
+    ready: Path, handlers: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        before_round(patched, 136, lambda match: os.kill(os.getpid(), signal.SIGTERM))
+        assert cli.main(["train"]) == 130
+    interrupted = state_of(ready)
+    assert cli.main(["train", "-S", "train.beta1=0.4"]) == 0
+    assert state_of(ready) == interrupted, "it can still be gone on with"
+    assert len(all_runs(ready)) == 2
+
+
+def test_a_device_that_is_not_there(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if torch.backends.mps.is_available():
+        pytest.skip("there is an MPS device")
+    assert cli.main(["train", "-S", "train.device=mps"]) == 2
+    assert "train.device: torch finds no mps device here" in capsys.readouterr().err
+    assert not (ready / ".ganflow" / "train").exists()
+    with pytest.raises(UserError, match="torch finds no mps"):
+        stage.train(params.parse({**TREE, "train": {"device": "mps"}}), PREPARED, TRAINED, ready / ".ganflow")
+
+
+def test_two_that_train_the_same_take_turns(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    state = tmp_path / "train" / "digest"
+    state.mkdir(parents=True)
+    order: list[str] = []
+
+    def other() -> None:
+        with stage._alone(state):
+            order.append("other")
+
+    thread = threading.Thread(target=other)
+    with stage._alone(state):
+        thread.start()
+        deadline = time.monotonic() + 10
+        while "waiting for it to end" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.01)
+        order.append("first")
+        shutil.rmtree(state)  # as a training does that has finished
+    thread.join(10)
+    assert order == ["first", "other"]
+    assert "another process is training exactly this (digest)" in caplog.text
+    assert state.is_dir()
+
+
+def test_interrupted_training_keeps_its_count() -> None:
+    assert loop.InterruptedTraining(5).images == loop.DivergedError(5).images == 5

@@ -77,12 +77,29 @@ def test_render_lists_every_common_leaf_and_what_a_family_changes() -> None:
     assert all("  # " in line for line in lines if line and not line.startswith("#") and not line.endswith(":"))
 
 
-@pytest.mark.parametrize(
-    "text",
-    ["true", "null", "~", "5", "1e5", ".5", ".inf", "-.nan", "0x1f", "2026-01-01", "12:30", " a ", "a: b", "a # b", "'"]
-    + ['"', "\\", "\n", "\t", "a\tb", "[a]", "{a}", "&a", "*a", "!a", "|", ">", "%", "@", "`", "- a", "...", "---", "="]
-    + ["Zürich 數字 🙂", "\x7f", "\x85", "\x01", "\u2028", "\u2029", "\ufeff", "\ufffe", "C:\\data", "no", "<<", "._"],
-)
+SPECIAL = [
+    *("true", "null", "~", "5", "1e5", ".5", ".inf", "-.nan", "0x1f", "2026-01-01", "12:30", "no", "<<", "._", "="),
+    *(" a ", "a: b", "a # b", "'", '"', "\\", "C:\\data", "\n", "\t", "a\tb", "[a]", "{a}", "&a", "*a", "!a", "|", ">"),
+    *(
+        "%",
+        "@",
+        "`",
+        "- a",
+        "...",
+        "---",
+        "Zürich 數字 🙂",
+        "\x7f",
+        "\x85",
+        "\x01",
+        "\u2028",
+        "\u2029",
+        "\ufeff",
+        "\ufffe",
+    ),
+]
+
+
+@pytest.mark.parametrize("text", SPECIAL)
 def test_special_texts_come_back(text: str, tmp_path: Path) -> None:
     odd = with_texts(text, text)
     assert loaded(experiments.render(odd), tmp_path) == odd
@@ -112,9 +129,9 @@ def test_numbers_come_back_exactly(rate: float, fid: float, tmp_path_factory: py
 
 
 def test_an_unknown_experiment_names_those_there_are(folder: Path) -> None:
-    with pytest.raises(UserError, match="experiment dcgan: there is no .*; there are other, small$"):
+    with pytest.raises(UserError, match=r"experiment dcgan: there is no .*; there are other, small$"):
         experiments.resolve("dcgan")
-    with pytest.raises(UserError, match="there are none$"):
+    with pytest.raises(UserError, match=r"there are none$"):
         experiments.resolve("small", folder=folder / "nowhere")
 
 
@@ -147,7 +164,7 @@ def test_switching_keeps_what_was_written_by_hand(mine: bytes, folder: Path) -> 
 
 def test_a_mistake_leaves_params_yaml_alone(folder: Path) -> None:
     (folder / "params.yaml").write_text("mine")
-    with pytest.raises(UserError, match="model.width"):
+    with pytest.raises(UserError, match=r"model\.width"):
         experiments.switch("small", ["model.width=0"], folder / "params.yaml", folder / "kept")
     assert (folder / "params.yaml").read_text() == "mine"
     assert not (folder / "kept").exists()

@@ -23,7 +23,9 @@ PROTOCOL = Protocol(
 def test_survives_json_with_further_keys() -> None:
     tree = json.loads(json.dumps({**PROTOCOL.to_dict(), "digest": PROTOCOL.digest}))
 
-    assert Protocol.from_dict(tree) == PROTOCOL
+    read = Protocol.from_dict(tree)
+    assert read == PROTOCOL
+    assert read.comparable(PROTOCOL)
 
 
 @pytest.mark.parametrize("field", PROTOCOL.to_dict())

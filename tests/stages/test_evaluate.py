@@ -89,6 +89,7 @@ def test_metrics_protocol_and_pictures(params: Params, prepared: Path, trained: 
     # Weights as they were drawn are as bad as those of the untrained generator.
     assert metrics["fid_floor"] < 0.1 * metrics["fid"]
     assert metrics["fid"] == pytest.approx(metrics["fid_ceiling"], rel=0.3)
+    assert metrics["fid"] != metrics["fid_ceiling"]
     assert metrics["discriminator_batch_accuracy_recent"] == pytest.approx(np.mean(np.arange(11, 21) / 20))
     protocol = json.loads((out / "protocol.json").read_text())
     assert protocol["digest"] == Protocol.from_dict(protocol).digest

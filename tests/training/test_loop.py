@@ -173,7 +173,7 @@ def test_how_often_one_looks_does_not_change_the_result(tmp_path: Path) -> None:
 # Interrupted, killed, resumed
 
 
-@pytest.mark.parametrize("stopped_at", [56, 64, 80, 8])
+@pytest.mark.parametrize("stopped_at", [56, 80])
 @pytest.mark.parametrize("family", MODELS)
 def test_stopped_and_resumed_is_as_undisturbed(family: str, stopped_at: int, tmp_path: Path) -> None:
     undisturbed = run(new_match(family), tmp_path / "undisturbed")

@@ -70,12 +70,12 @@ def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
 
 def test_missing_weights(tmp_path: Path) -> None:
     with pytest.raises(
-        UserError, match="generator.safetensors: there are no trained weights; run `ganflow train` first"
+        UserError, match=r"generator.safetensors: there are no trained weights; run `ganflow train` first"
     ):
         load_game(tmp_path, "ema", CPU)
     trained(tmp_path, MODELS[0])
     (tmp_path / DISCRIMINATOR).unlink()
-    with pytest.raises(UserError, match="discriminator.safetensors: there are no trained weights"):
+    with pytest.raises(UserError, match=r"discriminator.safetensors: there are no trained weights"):
         load_game(tmp_path, "ema", CPU)
 
 
@@ -83,7 +83,7 @@ def test_missing_weights(tmp_path: Path) -> None:
 def test_a_damaged_file(content: bytes, tmp_path: Path) -> None:
     trained(tmp_path, MODELS[0])
     (tmp_path / "generator.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match="generator.safetensors: is not a weights file of ganflow"):
+    with pytest.raises(UserError, match=r"generator.safetensors: is not a weights file of ganflow"):
         load_game(tmp_path, "ema", CPU)
 
 

@@ -22,7 +22,7 @@ def generate(game: Game, n: int, batch_size: int, seed: int) -> Iterator[Tensor]
     """
     game.generator.eval()
     inputs = game.draw_inputs(n, torch.Generator().manual_seed(seed))
-    for batch in inputs.split(batch_size):
+    for batch in torch.split(inputs, batch_size):
         with torch.inference_mode():
             images = game.generator(batch)
             if not torch.isfinite(images).all():

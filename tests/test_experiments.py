@@ -70,7 +70,7 @@ def test_an_overlay_lies_over_the_defaults_and_overrides_lie_over_it(folder: Pat
 def test_render_lists_every_common_leaf_and_what_a_family_changes() -> None:
     lines = experiments.render(params.parse({"model": {"family": "dcgan", "width": 8}})).splitlines()
     assert lines[0] == "# yaml-language-server: $schema=params.schema.json"
-    assert "seed: 0  # Seed of every random number." in lines
+    assert any(line.startswith("seed: 0  # Seed of ") for line in lines)
     assert "  noise: normal  # Distribution of the latents: standard normal, or uniform on [-1, 1]." in lines
     assert any(line.startswith("  width: 8  # Channels") for line in lines)
     assert not any("discriminator_norm" in line for line in lines)

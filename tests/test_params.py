@@ -45,6 +45,7 @@ class Range(NamedTuple):
 NUMBERS = {
     "seed": Range(int, 0, 2**31 - 1),
     "data.resolution": Range(int, 8, 128),
+    "data.seed": Range(int, 0, 2**31 - 1),
     "data.validation_fraction": Range(float, 0, 0.5, low_open=True),
     "data.test_fraction": Range(float, 0, 0.5, low_open=True),
     "model.latent_dim": Range(int, 1, 4096),

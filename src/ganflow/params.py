@@ -49,6 +49,8 @@ class DataParams:
     """Share of the training pictures kept for choosing checkpoints."""
     test_fraction: float = Field(default=0.2, gt=0.0, le=0.5)
     """Share of all pictures kept for the reported numbers, where the source has no test split of its own."""
+    seed: int = Field(default=0, ge=0, lt=2**31)
+    """Seed of the splits and of the data set's classifier: another one gives numbers that cannot be compared."""
 
     @field_validator("resolution")
     @classmethod
@@ -141,7 +143,7 @@ class Params:
     """All of params.yaml."""
 
     seed: int = Field(default=0, ge=0, lt=2**31)
-    """Seed of every random number."""
+    """Seed of the training: of the networks, the latents and the order of the pictures."""
     data: DataParams = DataParams()
     model: ModelParams
     train: TrainParams = TrainParams()

@@ -261,6 +261,10 @@ def test_a_second_signal_is_not_waited_for(handlers: list[int]) -> None:
         signal.raise_signal(signal.SIGTERM)
         assert handlers == [signal.SIGTERM]
         assert received == [signal.SIGTERM]
+    with stage._stop_signals():
+        pass
+    signal.raise_signal(signal.SIGINT)
+    assert handlers == [signal.SIGTERM, signal.SIGINT], "the handlers from before are back"
 
 
 def test_divergence_ends_with_1_and_a_failed_run(

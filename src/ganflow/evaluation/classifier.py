@@ -1,12 +1,12 @@
 """A small classifier of a data set's own pictures, for its features: a domain far from photographs is measured by them.
 
-It is trained once, when the data is prepared, and kept: equal seeds on another number of threads give other weights,
-and FIDs by other weights cannot be compared.
+It is trained once, when the data is prepared, and kept: FIDs by other weights cannot be compared.
 """
 
 import hashlib
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -90,8 +90,8 @@ class Classifier(nn.Module):
 def train_classifier(packed: PackedData, seed: int, out: Path) -> None:
     """Train a classifier on the train split and write its weights and their record into the folder `out`.
 
-    Always on the CPU, and from `seed` alone; torch's own random state is left as it was. The record
-    (`extractor.json`) holds name, digest, dim, validation_accuracy, test_accuracy, data_digest and images (shown).
+    Always on one thread of the CPU, so that `seed` alone decides the weights, and not how many cores there are; torch's
+    own random state is left as it was. The record (`extractor.json`) holds name, digest, dim, validation_accuracy, test_accuracy, data_digest and images (shown).
     Raises UserError if there are fewer than two classes.
     """
     classes, labels = packed.card.classes, packed.labels("train")
@@ -99,7 +99,7 @@ def train_classifier(packed: PackedData, seed: int, out: Path) -> None:
         raise UserError("a classifier needs pictures of two classes at least; set evaluate.extractor: inception")
     shape = Shape(packed.card.channels, packed.card.resolution, len(classes))
     shown = min(max(_PASSES * len(labels), _LEAST_IMAGES), _MOST_IMAGES)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _one_thread():
         torch.default_generator.manual_seed(seed)
         network = Classifier(shape)
         network.mean.copy_(torch.tensor(packed.card.mean).view(-1, 1, 1))
@@ -145,6 +145,16 @@ def load_classifier(prepared: Path) -> tuple[Classifier, str]:
     if digest != recorded:
         raise UserError(f"{path}: is not the file that {RECORD_FILE} describes; run `ganflow prepare` again")
     return network.eval().requires_grad_(False), digest
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _block(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:

@@ -33,11 +33,11 @@ def prepare(params: Params, out: Path) -> DataCard:
             packed_format=Format(data.channels, data.resolution),
             validation_fraction=data.validation_fraction,
             test_fraction=data.test_fraction,
-            seed=params.seed,
+            seed=data.seed,
         )
         _summarise(card)
         if card.classes is not None and len(card.classes) > 1:
-            train_classifier(PackedData(staging), params.seed, staging)
+            train_classifier(PackedData(staging), data.seed, staging)
         else:
             _log.warning(
                 "%s has fewer than two classes, so no classifier was trained on it: FID needs "

@@ -91,7 +91,8 @@ def train_classifier(packed: PackedData, seed: int, out: Path) -> None:
     """Train a classifier on the train split and write its weights and their record into the folder `out`.
 
     Always on one thread of the CPU, so that `seed` alone decides the weights, and not how many cores there are; torch's
-    own random state is left as it was. The record (`extractor.json`) holds name, digest, dim, validation_accuracy, test_accuracy, data_digest and images (shown).
+    own random state is left as it was. The record (`extractor.json`) holds name, digest, dim, validation_accuracy,
+    test_accuracy, data_digest and images (shown).
     Raises UserError if there are fewer than two classes.
     """
     classes, labels = packed.card.classes, packed.labels("train")

@@ -48,7 +48,6 @@ NUMBERS = {
     "data.seed": Range(int, 0, 2**31 - 1),
     "data.validation_fraction": Range(float, 0, 0.5, low_open=True),
     "data.test_fraction": Range(float, 0, 0.5, low_open=True),
-    "data.seed": Range(int, 0, 2**31 - 1),
     "model.latent_dim": Range(int, 1, 4096),
     "model.discriminator_steps": Range(int, 1, 100),
     "model.width": Range(int, 4, 1024),

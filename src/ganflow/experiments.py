@@ -5,6 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,11 @@ def render(params: Params) -> str:
 
 
 def _renderings(folder: Path) -> list[str]:
-    return [render(resolve(path.stem, folder=folder)) for path in folder.glob("*.yaml")]
+    texts = []
+    for path in folder.glob("*.yaml"):
+        with suppress(UserError):  # a broken one says so when it is asked for
+            texts.append(render(resolve(path.stem, folder=folder)))
+    return texts
 
 
 def _line(key: str, value: Any, note: str) -> str:

@@ -45,11 +45,9 @@ def train(params: Params, prepared: Path, out: Path, states: Path) -> None:
         with sender, _stop_signals() as asked_to_stop:
             try:
                 loop.train(match, _fixed_inputs(match, params), state, journal, lambda: bool(asked_to_stop))
-            except loop.InterruptedTraining as interruption:
-                journal.add_status(interruption.images, "KILLED")
-                raise
-            except BaseException:
-                journal.add_status(match.images, "FAILED")
+            except BaseException as error:
+                stopped = isinstance(error, loop.InterruptedTraining | KeyboardInterrupt)
+                journal.add_status(match.images, "KILLED" if stopped else "FAILED")
                 raise
             _fill(out, match, Origin(params, packed.card.channels, packed.card.resolution, match.images))
             journal.write_history(out / "history.csv")

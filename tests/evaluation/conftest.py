@@ -1,6 +1,6 @@
 """Fixtures of the evaluation's tests."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +11,6 @@ from ganflow.data.card import DataCard, SplitCard
 from ganflow.data.packed import PackedData, images_file, labels_file
 from ganflow.data.quantise import to_float
 from ganflow.evaluation.extractor import Extractor
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny networks run fastest on one thread, by far so on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def _write_packed(folder: Path, classes: int | None = 2, train: int = 60, test: int = 40, side: int = 8) -> PackedData:

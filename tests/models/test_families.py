@@ -20,15 +20,6 @@ SIDES = sorted(base * 2**n for base in (4, 5, 6, 7) for n in range(1, 6) if base
 TINY = {"width": 4, "hidden_units": 4, "latent_dim": 6}
 
 
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Nets as tiny as these only wait for a second thread, and the longer the busier the machine is."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def tiny(name: str, **changes: Any) -> FamilyParams:
     """A family's parameters at its least size."""
     (family,) = (family for family in families() if vars(family)["family"] == name)

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -19,6 +19,7 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.entities import Run
+from rounds import before_round, poison
 from safetensors.torch import load_file
 
 from ganflow import cli, params
@@ -49,15 +50,6 @@ WEIGHTS = ("generator.safetensors", "generator_live.safetensors", "discriminator
 PREPARED, TRAINED = Path("artifacts/prepare"), Path("artifacts/train")
 
 
-@pytest.fixture(autouse=True)
-def _one_thread_and_own_randomness() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng([]):
-        yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A packed data set of sixty random pictures."""
@@ -76,18 +68,6 @@ def ready(repository: Path, prepared: Path) -> Path:
     (repository / "params.yaml").write_text(json.dumps(TREE))
     shutil.copytree(prepared, repository / PREPARED)
     return repository
-
-
-def before_round(monkeypatch: pytest.MonkeyPatch, images: int, happens: Callable[[Match], None]) -> None:
-    """Have something happen when a match comes to a round."""
-    original = Match.play_round
-
-    def play_round(match: Match) -> None:
-        if match.images == images:
-            happens(match)
-        original(match)
-
-    monkeypatch.setattr(Match, "play_round", play_round)
 
 
 def undisturbed(folder: Path) -> Path:
@@ -270,9 +250,6 @@ def test_a_second_signal_is_not_waited_for(handlers: list[int]) -> None:
 def test_divergence_ends_with_1_and_a_failed_run(
     ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def poison(match: Match) -> None:
-        with torch.no_grad():
-            next(match.game.generator.parameters()).fill_(float("inf"))
 
     TRAINED.mkdir(parents=True)
     (TRAINED / "earlier.txt").touch()

@@ -1,4 +1,3 @@
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,6 @@ MODELS: dict[str, dict[str, Any]] = {
     "vanilla": {"family": "vanilla", "hidden_units": 4, "latent_dim": 4},
     "dcgan": {"family": "dcgan", "width": 4, "latent_dim": 4, "discriminator_norm": "batch", "discriminator_steps": 2},
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_and_own_randomness() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng([]):
-        yield
-    torch.set_num_threads(threads)
 
 
 def new_match(family: str, seed: int = 0) -> Match:

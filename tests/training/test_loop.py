@@ -1,11 +1,12 @@
 import csv
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rounds import before_round, poison
 from torch import Tensor
 
 from ganflow import params
@@ -30,15 +31,6 @@ TRAIN: dict[str, Any] = {
     "sample_every_images": 80,
     "checkpoint_every_images": 64,
 }
-
-
-@pytest.fixture(autouse=True)
-def _one_thread_and_own_randomness() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with torch.random.fork_rng([]):
-        yield
-    torch.set_num_threads(threads)
 
 
 def new_match(family: str = "vanilla", **train: Any) -> Match:
@@ -72,23 +64,6 @@ def history(state: Path) -> list[dict[str, str]]:
     Journal(state).write_history(state / "history.csv")
     with (state / "history.csv").open(newline="") as file:
         return [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
-
-
-def before_round(monkeypatch: pytest.MonkeyPatch, images: int, happens: Callable[[Match], None]) -> None:
-    """Have something happen when a match comes to a round."""
-    original = Match.play_round
-
-    def play_round(match: Match) -> None:
-        if match.images == images:
-            happens(match)
-        original(match)
-
-    monkeypatch.setattr(Match, "play_round", play_round)
-
-
-def poison(match: Match) -> None:
-    with torch.no_grad():
-        next(match.game.generator.parameters()).fill_(float("nan"))
 
 
 # What is due, and when

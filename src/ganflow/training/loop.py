@@ -65,7 +65,7 @@ def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, sto
                 journal.add_values(
                     match.images, {f"train/{k}": v for k, v in {**values, **clock.read(match.images)}.items()}
                 )
-                bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()})
+                bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
             if due(params.sample_every_images):
                 _sample(match, fixed_inputs, state, journal)
             if due(params.checkpoint_every_images) or stop():

@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("evaluate", _evaluate, f"measure FID and the discriminator's accuracy into {EVALUATED}", with_params)
     add("register", _register, "put the model through the quality gate and into the registry", with_params)
 
-    sample = add("sample", _sample, "generate pictures from the trained weights or a registered model")
+    sample = add("sample", _sample, "generate pictures from the trained weights or a registered model", with_params)
     sample.add_argument("--model", metavar="URI", help="a registered model, as in models:/digits-16px@champion")
     sample.add_argument("-n", type=int, default=64, metavar="N", help="how many pictures (64)")
     sample.add_argument("--seed", type=int, default=0, help="seed of the latents (0)")
@@ -126,9 +126,14 @@ def _register(options: argparse.Namespace) -> None:
 
 
 def _sample(options: argparse.Namespace) -> None:
-    from ganflow.stages.sample import sample
+    from ganflow import params
+    from ganflow.stages.sample import sample, sample_registered
 
-    sample(options.model or TRAINED, options.n, options.seed, options.out, single=options.single)
+    if options.model is None:
+        device = params.load(options.params, options.overrides).train.device
+        sample(TRAINED, device, options.n, options.seed, options.out, single=options.single)
+    else:
+        sample_registered(options.model, options.n, options.seed, options.out, single=options.single)
 
 
 def _sync(_: argparse.Namespace) -> None:

@@ -1,9 +1,9 @@
 """New pictures from trained weights or from a registered model."""
 
 from collections.abc import Iterator
+from math import ceil, sqrt
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -12,37 +12,41 @@ from ganflow.data.grid import save_grid
 from ganflow.errors import UserError
 from ganflow.evaluation.sampling import generate
 from ganflow.models.game import Game
+from ganflow.training.device import pick_device
 from ganflow.training.weights import load_game
 
 _BATCH = 250
 
 
-def sample(source: Path | str, n: int, seed: int, out: Path, *, single: bool) -> None:
-    """Write `n` pictures: one grid as PNG at `out`, or single PNG files in the folder `out`.
+def sample(trained: Path, device: str, n: int, seed: int, out: Path, *, single: bool) -> None:
+    """Write `n` pictures of the averaged generator in `trained`: a grid as PNG at `out`, or single PNGs in it.
 
-    `source` is the folder of a training, or the URI of a registered model. Raises UserError.
+    `device` is named as in `train.device`. The latents follow from `seed` on every device. Raises UserError.
     """
+    _write(load_game(trained, "ema", pick_device(device)), n, seed, out, single=single)
+
+
+def sample_registered(uri: str, n: int, seed: int, out: Path, *, single: bool) -> None:
+    """Write `n` pictures of a registered model, on the CPU, that it was exported on. Raises UserError."""
+    from ganflow.registry import load_registered  # MLflow takes seconds to import, and weights do not need it
+
+    _write(load_registered(uri), n, seed, out, single=single)
+
+
+def _write(game: Game, n: int, seed: int, out: Path, *, single: bool) -> None:
     if n < 1:
         raise UserError(f"-n {n}: must be at least 1 picture")
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed {seed}: must be from 0 to 2**63 - 1")
-    batches = generate(_load(source), n, _BATCH, seed)
+    batches = (batch.cpu() for batch in generate(game, n, _BATCH, seed))
     try:
         if single:
             _write_single(batches, out)
         else:
             out.parent.mkdir(parents=True, exist_ok=True)
-            save_grid(torch.cat(list(batches)).numpy(), out, columns=int(np.ceil(np.sqrt(n))))
+            save_grid(torch.cat(list(batches)).numpy(), out, columns=ceil(sqrt(n)))
     except (OSError, ValueError) as error:
         raise UserError(f"--out {out}: cannot be written: {error}") from None
-
-
-def _load(source: Path | str) -> Game:
-    if isinstance(source, Path):
-        return load_game(source, "ema", torch.device("cpu"))
-    from ganflow.registry import load_registered  # MLflow takes seconds to import, and weights do not need it
-
-    return load_registered(source)
 
 
 def _write_single(batches: Iterator[Tensor], folder: Path) -> None:

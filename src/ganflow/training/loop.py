@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,25 +54,25 @@ def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, sto
             before = match.images
             match.play_round()
             bar.update(match.images - before)
-            last = match.images >= params.images
-
-            def due(every: int, before: int = before, last: bool = last) -> bool:
-                return last or match.images // every > before // every
-
+            due = partial(_due, before, match.images, params.images)
             if due(params.tick_every_images):
                 values, diverged_at = match.meter.read()
                 if diverged_at is not None:
                     raise DivergedError(diverged_at)
-                journal.add_values(
-                    match.images, {f"train/{k}": v for k, v in {**values, **clock.read(match.images)}.items()}
-                )
                 bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
+                values |= clock.read(match.images)
+                journal.add_values(match.images, {f"train/{name}": value for name, value in values.items()})
             if due(params.sample_every_images):
                 _sample(match, fixed_inputs, state, journal)
             if due(params.checkpoint_every_images) or stop():
                 _save(match, state)
-                if stop() and not last:
+                if stop() and match.images < params.images:
                     raise InterruptedTraining(match.images)
+
+
+def _due(before: int, now: int, end: int, every: int) -> bool:
+    """Say whether a multiple of `every` images was reached, or the end."""
+    return now >= end or now // every > before // every
 
 
 class _Clock:

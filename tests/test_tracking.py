@@ -253,7 +253,8 @@ def test_run_shows_parameters_data_and_origin(
     repository: Path, params: Params, card: DataCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DVC_EXP_NAME", "bold-heron")
-    run = run_of(runs.open_run(params, card, tags={"kfp.run": "7"}))
+    monkeypatch.setenv("KFP_RUN_ID", "7")
+    run = run_of(runs.open_run(params, card))
     assert run.info.status == "RUNNING"
     assert run.info.run_name.startswith("digits-16px-dcgan-")
     assert run.data.params["train.batch_size"] == "64"

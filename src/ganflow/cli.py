@@ -88,34 +88,17 @@ def _train(options: argparse.Namespace) -> int:
 
     try:
         train(params.load(options.params, options.overrides), PREPARED, TRAINED, state_folder())
-    except InterruptedTraining as interruption:
-        print(
-            f"ganflow: stopped at {interruption.images} images, with a checkpoint: the same command goes on from there",
-            file=sys.stderr,
-        )
-        return _INTERRUPTED
-    except DivergedError as error:
-        print(
-            f"ganflow: a loss or a weight was not finite at {error.images} images; the last good checkpoint is kept. "
-            "Lower train.generator_lr and train.discriminator_lr, or change seed",
-            file=sys.stderr,
-        )
-        return 1
+    except (InterruptedTraining, DivergedError) as error:
+        print(f"ganflow: {error}", file=sys.stderr)
+        return 1 if isinstance(error, DivergedError) else _INTERRUPTED
     return 0
 
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ganflow import params
-    from ganflow.data.packed import PackedData
     from ganflow.stages.evaluate import evaluate
-    from ganflow.tracking import evaluations, runs, store
 
-    loaded = params.load(options.params, options.overrides)
-    card = PackedData(PREPARED).card
-    store.connect()  # better known before the measuring than after it
-    evaluate(loaded, PREPARED, TRAINED, EVALUATED)
-    run = evaluations.log_evaluation(loaded, card, TRAINED, EVALUATED)
-    runs.write_run(EVALUATED, run)
+    evaluate(params.load(options.params, options.overrides), PREPARED, TRAINED, EVALUATED)
 
 
 def _register(options: argparse.Namespace) -> None:

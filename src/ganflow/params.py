@@ -217,6 +217,18 @@ def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def nest(leaves: Mapping[str, Any]) -> dict[str, Any]:
+    """Turn values by dotted path (`train.batch_size`) into a tree that `parse` takes."""
+    tree: dict[str, Any] = {}
+    for path, value in leaves.items():
+        *sections, leaf = path.split(".")
+        below = tree
+        for section in sections:
+            below = below.setdefault(section, {})
+        below[leaf] = value
+    return tree
+
+
 def dump(params: Params) -> dict[str, Any]:
     """Turn parameters into a tree of plain values that `parse` takes back."""
     tree: dict[str, Any] = _SCHEMA.dump_python(params, mode="json")

@@ -15,7 +15,7 @@ from ganflow.evaluation import classifier
 from ganflow.evaluation.protocol import Protocol
 from ganflow.params import Params, parse
 from ganflow.stages import evaluate as stage
-from ganflow.stages.evaluate import evaluate
+from ganflow.stages.evaluate import measure
 from ganflow.stages.prepare import prepare
 from ganflow.training.weights import Origin, save_weights
 
@@ -81,7 +81,7 @@ def trained(params: Params, tmp_path: Path) -> Path:
 def test_metrics_protocol_and_pictures(params: Params, prepared: Path, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
-    metrics = evaluate(params, prepared, trained, out)
+    metrics = measure(params, prepared, trained, out)
 
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert set(metrics) == KEYS
@@ -113,7 +113,7 @@ def test_pictures_show_real_left_and_generated_right(
         save_grid(images, path, columns)
 
     monkeypatch.setattr(stage, "save_grid", record)
-    evaluate(params, prepared, trained, tmp_path / "out")
+    measure(params, prepared, trained, tmp_path / "out")
 
     comparison, generated = grids["real_and_generated.png"], grids["samples.png"]
     assert comparison.shape == (10, 21, 8, 8)
@@ -127,16 +127,16 @@ def test_pictures_show_real_left_and_generated_right(
 def test_measures_alike_every_time_whatever_the_seed(
     params: Params, prepared: Path, trained: Path, tmp_path: Path
 ) -> None:
-    first = evaluate(params, prepared, trained, tmp_path / "first")
-    second = evaluate(replace(params, seed=5), prepared, trained, tmp_path / "second")
+    first = measure(params, prepared, trained, tmp_path / "first")
+    second = measure(replace(params, seed=5), prepared, trained, tmp_path / "second")
 
     assert first == second
 
 
 def test_discriminator_meets_the_live_generator(params: Params, prepared: Path, trained: Path, tmp_path: Path) -> None:
-    before = evaluate(params, prepared, trained, tmp_path / "out")
+    before = measure(params, prepared, trained, tmp_path / "out")
     (trained / "generator_live.safetensors").write_bytes((trained / "generator.safetensors").read_bytes())
-    after = evaluate(params, prepared, trained, tmp_path / "out")
+    after = measure(params, prepared, trained, tmp_path / "out")
 
     assert after["fid"] == before["fid"]
     assert after["discriminator_auc"] != before["discriminator_auc"]
@@ -145,7 +145,7 @@ def test_discriminator_meets_the_live_generator(params: Params, prepared: Path, 
 def test_a_history_without_accuracy(params: Params, prepared: Path, trained: Path, tmp_path: Path) -> None:
     (trained / "history.csv").write_text("images,loss\n1,2\n")
 
-    assert set(evaluate(params, prepared, trained, tmp_path / "out")) == KEYS - {"discriminator_batch_accuracy_recent"}
+    assert set(measure(params, prepared, trained, tmp_path / "out")) == KEYS - {"discriminator_batch_accuracy_recent"}
 
 
 def test_mistakes_are_named_and_leave_what_was_there(params: Params, prepared: Path, tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_mistakes_are_named_and_leave_what_was_there(params: Params, prepared: P
 
     def message(params: Params, prepared: Path, trained: Path) -> str:
         with pytest.raises(UserError) as raised:
-            evaluate(params, prepared, trained, out)
+            measure(params, prepared, trained, out)
         return str(raised.value)
 
     assert "run `ganflow train` first" in message(params, prepared, tmp_path / "nothing")

@@ -16,7 +16,7 @@ from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier
 from ganflow.params import Params, parse
-from ganflow.stages.evaluate import evaluate
+from ganflow.stages.evaluate import measure
 from ganflow.stages.prepare import prepare
 from ganflow.stages.register import register
 from ganflow.tracking import evaluations, runs, store
@@ -52,7 +52,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, params: Params, prepared:
     """An evaluation whose numbers the tests replace by their own."""
     folder = tmp_path_factory.mktemp("measured")
     save_game(params, folder, seed=0)
-    evaluate(params, prepared, folder, folder / "evaluate")
+    measure(params, prepared, folder, folder / "evaluate")
     return folder / "evaluate"
 
 
@@ -203,9 +203,9 @@ def test_champion_of_another_protocol_is_measured_again(pipeline: Pipeline, para
         evaluate=dataclasses.replace(params.evaluate, images=80),
         register=dataclasses.replace(params.register, max_fid=1e9),
     )
-    own = evaluate(pipeline.params, pipeline.prepared, pipeline.trained, pipeline.evaluated)["fid"]
+    own = measure(pipeline.params, pipeline.prepared, pipeline.trained, pipeline.evaluated)["fid"]
     pipeline.train(2)
-    evaluate(pipeline.params, pipeline.prepared, pipeline.trained, pipeline.evaluated)
+    measure(pipeline.params, pipeline.prepared, pipeline.trained, pipeline.evaluated)
     metrics = json.loads((pipeline.evaluated / "metrics.json").read_text())
     metrics |= {"fid": own / 2, "discriminator_accuracy": 0.6}
     (pipeline.evaluated / "metrics.json").write_text(json.dumps(metrics))

@@ -20,6 +20,9 @@ from ganflow.evaluation.fid import REALS, FidScores, count_images, score_fid
 from ganflow.evaluation.sampling import generate, real_batches
 from ganflow.models.game import Game
 from ganflow.params import Params
+from ganflow.tracking.evaluations import log_evaluation
+from ganflow.tracking.runs import write_run
+from ganflow.tracking.store import connect
 from ganflow.training.device import pick_device
 from ganflow.training.weights import load_game
 
@@ -36,6 +39,18 @@ _RECENT_TICKS = 10
 
 
 def evaluate(params: Params, prepared: Path, trained: Path, out: Path) -> dict[str, Any]:
+    """Measure the model in `trained`, log what came out to its run in MLflow, and return the metrics.
+
+    Raises UserError.
+    """
+    card = PackedData(prepared).card
+    connect()  # better known before the measuring than after it
+    metrics = measure(params, prepared, trained, out)
+    write_run(out, log_evaluation(params, card, trained, out))
+    return metrics
+
+
+def measure(params: Params, prepared: Path, trained: Path, out: Path) -> dict[str, Any]:
     """Measure the weights in `trained` on the data in `prepared`; write into the folder `out` and return the metrics.
 
     FID, its floor and its ceiling are of the averaged generator, the discriminator's accuracy and AUC are against the

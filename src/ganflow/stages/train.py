@@ -27,10 +27,11 @@ from ganflow.training.weights import DISCRIMINATOR, GENERATORS, Origin, save_wei
 _log = logging.getLogger("ganflow")
 
 
-def train(params: Params, prepared: Path, out: Path, states: Path) -> None:
+def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run: str = "") -> None:
     """Train on the packed data in `prepared` and write weights, history.csv, samples/ and run.json into `out`.
 
     `states` holds the resume state, in `train/<digest>`: a training that was interrupted goes on from there.
+    Its run in MLflow is opened below `parent_run`, where one is given.
     Raises UserError, loop.DivergedError and loop.InterruptedTraining.
     """
     packed = PackedData(prepared)
@@ -38,7 +39,7 @@ def train(params: Params, prepared: Path, out: Path, states: Path) -> None:
     state = states / "train" / state_digest(params, packed.card)
     state.mkdir(parents=True, exist_ok=True)
     with _alone(state):
-        run = resume_run(params, packed.card, state)
+        run = resume_run(params, packed.card, state, parent_run=parent_run)
         match = _new_match(params, packed, device)
         journal = Journal(state)
         sender = Sender(state)

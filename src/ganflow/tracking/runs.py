@@ -29,6 +29,13 @@ TAG_COMMIT = "mlflow.source.git.commit"
 TAG_DATA_DIGEST = "ganflow.data_digest"
 TAG_KIND = "ganflow.kind"
 RUN_FILE = "run.json"
+_TAGS_BY_VARIABLE = {
+    "DVC_EXP_NAME": "dvc.experiment",
+    "GANFLOW_COMMIT": TAG_COMMIT,
+    "GANFLOW_IMAGE": "ganflow.image",
+    "KFP_RUN_ID": "kfp.run_id",
+    "KFP_POD_NAME": "kfp.pod_name",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -58,15 +65,15 @@ def read_run(folder: Path) -> RunRef | None:
         raise UserError(f"{path}: is not the reference of an MLflow run ({error}); delete it") from None
 
 
-def open_run(params: Params, card: DataCard, *, tags: Mapping[str, str] | None = None) -> RunRef:
-    """Open the run of one training: its parameters, its data set, where its code comes from, and the tags given.
+def open_run(params: Params, card: DataCard, *, parent_run: str = "") -> RunRef:
+    """Open the run of one training: its parameters, its data set, and where its code comes from.
 
-    Below the run that MLFLOW_RUN_ID names, as Kubeflow's plugin does, where there is such a run: in its experiment,
-    because MLflow shows a child only there. Raises UserError where the store cannot be used.
+    Below the run `parent_run`, or that which MLFLOW_RUN_ID names, as Kubeflow's plugin does, where there is such a
+    run: in its experiment, because MLflow shows a child only there. Raises UserError where the store cannot be used.
     """
     client = connect()
     with explained(client.tracking_uri):
-        parent = find_run(client, os.environ.get("MLFLOW_RUN_ID"))
+        parent = find_run(client, parent_run or os.environ.get("MLFLOW_RUN_ID"))
         experiment = parent.info.experiment_id if parent else experiment_id(client, params.tracking.experiment)
         links = {TAG_PARENT: parent.info.run_id} if parent else {}
         run = create_run(
@@ -74,13 +81,13 @@ def open_run(params: Params, card: DataCard, *, tags: Mapping[str, str] | None =
             experiment,
             run_name(params),
             params=training_params(params),
-            tags={TAG_KIND: "training", **provenance("train"), **links, **(tags or {})},
+            tags={TAG_KIND: "training", **provenance("train"), **links},
             card=card,
         )
     return reference(client, run)
 
 
-def resume_run(params: Params, card: DataCard, state: Path, *, tags: Mapping[str, str] | None = None) -> RunRef:
+def resume_run(params: Params, card: DataCard, state: Path, *, parent_run: str = "") -> RunRef:
     """Give the run that a state folder belongs to, or open one and note it there.
 
     A run that this store does not know counts as none. A store that does not answer stops a training that starts,
@@ -100,7 +107,7 @@ def resume_run(params: Params, card: DataCard, state: Path, *, tags: Mapping[str
         if run is not None:
             return _noted(state, reference(client, run))
         _log.warning("MLflow run %s is not in %s: a new run is opened", known.run_id, public(client.tracking_uri))
-    return _noted(state, open_run(params, card, tags=tags))
+    return _noted(state, open_run(params, card, parent_run=parent_run))
 
 
 def run_name(params: Params) -> str:
@@ -162,7 +169,10 @@ def _picture_shape(card: DataCard) -> tuple[int, int, int]:
 
 
 def provenance(stage: str) -> dict[str, str]:
-    """Say who ran which version of the code; in a container, which has no checkout, the caller gives the commit."""
+    """Say who ran which version of the code, and where.
+
+    A container has no checkout: there, the environment names the commit, the image and the pipeline's run.
+    """
     tags = {
         "mlflow.source.name": f"ganflow {stage}",
         "mlflow.source.type": "LOCAL",
@@ -172,8 +182,7 @@ def provenance(stage: str) -> dict[str, str]:
         tags["mlflow.user"] = getuser()
     except (KeyError, OSError):
         _log.debug("this user has no name")  # an arbitrary uid in a container
-    if name := os.environ.get("DVC_EXP_NAME"):
-        tags["dvc.experiment"] = name
+    tags |= {tag: value for name, tag in _TAGS_BY_VARIABLE.items() if (value := os.environ.get(name))}
     commit, changes = _git("rev-parse", "HEAD"), _git("status", "--porcelain", "--untracked-files=no")
     if commit:
         tags[TAG_COMMIT] = commit

@@ -24,7 +24,10 @@ class DivergedError(Exception):
     """A loss or a weight was no longer finite."""
 
     def __init__(self, images: int) -> None:
-        super().__init__(images)
+        super().__init__(
+            f"a loss or a weight was not finite at {images} images; the last good checkpoint is kept. "
+            "Lower train.generator_lr and train.discriminator_lr, or change seed"
+        )
         self.images = images
 
 
@@ -32,7 +35,7 @@ class InterruptedTraining(Exception):  # noqa: N818 (a request that was met, not
     """The training was asked to stop, and left a checkpoint at `images`."""
 
     def __init__(self, images: int) -> None:
-        super().__init__(images)
+        super().__init__(f"stopped at {images} images, with a checkpoint: the same command goes on from there")
         self.images = images
 
 

@@ -10,6 +10,7 @@ import ganflow
 from ganflow.data.card import DataCard
 from ganflow.params import Params, dump
 
+SECTIONS = ("seed", "model", "train")
 _CODE = ("data", "models", "training")
 
 
@@ -17,7 +18,7 @@ def state_digest(params: Params, card: DataCard) -> str:
     """Digest of the parameters, data and code that affect a training; the code includes torch's version."""
     tree = dump(params)
     content = hashlib.sha256()
-    content.update(json.dumps([tree[key] for key in ("seed", "model", "train")], sort_keys=True).encode())
+    content.update(json.dumps([tree[key] for key in SECTIONS], sort_keys=True).encode())
     content.update(card.digest.encode())
     content.update(torch.__version__.encode())
     package = Path(ganflow.__file__).parent

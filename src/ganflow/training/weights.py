@@ -13,6 +13,7 @@ from ganflow import params as params_module
 from ganflow.errors import UserError
 from ganflow.models.game import Game
 from ganflow.params import Params
+from ganflow.training.state import SECTIONS
 
 Which = Literal["ema", "live"]
 
@@ -21,7 +22,7 @@ DISCRIMINATOR = "discriminator.safetensors"
 
 
 class Origin(NamedTuple):
-    """How weights came about: enough to build their networks again."""
+    """How weights came about: enough to build their networks again, and nothing that later stages decide."""
 
     params: Params
     channels: int
@@ -32,7 +33,8 @@ class Origin(NamedTuple):
 def save_weights(network: nn.Module, path: Path, origin: Origin) -> None:
     """Write the state of one network, with its origin in the file's metadata."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
-    tree = {**origin._asdict(), "params": params_module.dump(origin.params)}
+    tree = params_module.dump(origin.params)
+    tree = {**origin._asdict(), "params": {section: tree[section] for section in SECTIONS}}
     save_file(tensors, path, {"origin": json.dumps(tree)})  # one entry: more come in an order of the day
 
 

@@ -1,0 +1,1 @@
+"""The Kubeflow pipelines, and `python -m pipelines`, which compiles, runs and submits them."""

@@ -1,0 +1,41 @@
+"""Prepared data from a DVC remote: what `dvc push` put there, without the repository that pushed it."""
+
+import json
+import shutil
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from ganflow.data.card import CARD_FILE, DataCard
+from ganflow.errors import UserError
+
+_NAME = "prepared"
+
+
+def pull(remote: str, md5: str, out: Path) -> DataCard:
+    """Fetch the folder that dvc.lock names with `md5` from the remote at the URL `remote` into `out`.
+
+    Credentials come from the environment, as for any use of DVC (AWS_ACCESS_KEY_ID, AWS_ENDPOINT_URL and so on).
+    Raises UserError where DVC is missing, or the remote does not have the folder.
+    """
+    try:
+        from dvc.exceptions import DvcException
+        from dvc.repo import Repo
+    except ImportError:
+        raise UserError("dvc: is not installed, and is needed to pull prepared data; install ganflow[dvc]") from None
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out.parent, prefix=".dvc-") as folder:
+        root = Path(folder)
+        try:
+            with Repo.init(str(root), no_scm=True) as repo:
+                with repo.config.edit() as config:
+                    config["remote"]["origin"] = {"url": remote}
+                    config["core"]["remote"] = "origin"
+                entry = {"outs": [{"md5": md5, "hash": "md5", "path": _NAME}]}
+                (root / f"{_NAME}.dvc").write_text(json.dumps(entry), encoding="utf-8")
+                repo.pull()
+        except (DvcException, OSError) as error:
+            said = " ".join(str(error).split())[:300]
+            raise UserError(f"{remote}: the prepared data {md5} cannot be pulled ({said}); run `dvc push`") from None
+        shutil.rmtree(out, ignore_errors=True)
+        (root / _NAME).rename(out)
+    return DataCard.load(out / CARD_FILE)

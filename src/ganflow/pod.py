@@ -1,0 +1,97 @@
+"""What the body of a Kubeflow component needs beside its stage, in a pod and under kfp.local alike."""
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from ganflow.code import Stage, code_version
+from ganflow.errors import UserError
+from ganflow.home import state_folder
+from ganflow.params import Params, dump, nest, overlay, override, parse
+from ganflow.training.loop import DivergedError, InterruptedTraining
+
+# Set on the pods by pipelines/cluster.py.
+CHECKPOINTS: Final = "GANFLOW_CHECKPOINTS"
+RUN_ID: Final = "KFP_RUN_ID"
+
+_ANY_MODEL = {"family": "vanilla"}  # for prepare, which knows nothing of the model, where all parameters need one
+_POD = "KFP_POD_NAME"  # set by the backend
+_TERMINATED = 143  # what a shell says of a process that SIGTERM ended
+
+
+def params_of(leaves: Mapping[str, Any], *above: str, overrides: str = "[]") -> Params:
+    """Put the parameters of a task together: its own leaves, by dotted path, and the sections of the tasks before it.
+
+    `above` are texts that `sections` made, which came with the input artifacts. `overrides` is a JSON list of
+    `key.path=value`. Raises UserError.
+    """
+    tree: dict[str, Any] = {}
+    for text in above:
+        tree = overlay(tree, json.loads(text))
+    if not any(leaf.startswith("model.") for leaf in leaves):
+        tree.setdefault("model", _ANY_MODEL)
+    return parse(override(overlay(tree, nest(leaves)), json.loads(overrides)), "pipeline")
+
+
+def sections(params: Params, *names: str) -> str:
+    """Write sections of the parameters as JSON text, in which an integer stays one, unlike in KFP's metadata."""
+    tree = dump(params)
+    return json.dumps({name: tree[name] for name in names}, ensure_ascii=False)
+
+
+def states() -> Path:
+    """Folder of what a training resumes from: on the volume for checkpoints, one for each run of a pipeline.
+
+    A retried pod has the id of the same run, and so finds the checkpoint of the pod before it.
+    """
+    volume = os.environ.get(CHECKPOINTS)
+    return Path(volume, os.environ.get(RUN_ID) or "no-run-id") if volume else state_folder()
+
+
+@contextmanager
+def plain_failures(stage: Stage | None = None, code: str = "") -> Iterator[None]:
+    """Run the body of a component: check first that this image has its code, and end failures as the command line does.
+
+    A mistake of the user's ends with status 2, a training that diverged with 1, one that was told to stop with 143.
+    """
+    try:
+        if stage is not None:
+            _require_code(stage, code)
+        _require_store()
+        yield
+    except UserError as error:
+        _end(f"{error}", 2)
+    except DivergedError as error:
+        _end(f"{error}", 1)
+    except InterruptedTraining as error:
+        _end(f"{error}", _TERMINATED, final=False)
+
+
+def _require_code(stage: Stage, code: str) -> None:
+    if code != code_version(stage):
+        raise UserError(
+            f"{stage}: the pipeline was compiled for the code {code}, but this image holds {code_version(stage)}; "
+            "build the image from the checkout that compiles the pipeline, or compile with that of the image"
+        )
+
+
+def _require_store() -> None:
+    if _POD in os.environ and not os.environ.get("MLFLOW_TRACKING_URI"):
+        raise UserError(
+            "MLFLOW_TRACKING_URI: is not set in this pod, whose own disk is gone with it; the Secret that cluster.yaml "
+            "names in mlflow_secret must exist in the namespace of the run and have this key"
+        )
+
+
+def _end(message: str, status: int, *, final: bool = True) -> None:
+    print(f"ganflow: {message}", file=sys.stderr)
+    if final and _POD in os.environ:
+        print(
+            "ganflow: this is final: Kubeflow starts a pod again that was deleted or evicted, not one that failed",
+            file=sys.stderr,
+        )
+    sys.exit(status)

@@ -43,9 +43,9 @@ class Site:
     commit: str = "unknown"
 
     @property
-    def distributed(self) -> bool:
-        """It takes more than one process to train there."""
-        return self.gpus > 1 or self.nodes > 1
+    def processes(self) -> int:
+        """Processes of the training: one for each GPU, or for each node."""
+        return max(self.gpus, 1) * self.nodes
 
 
 def training_pipeline(params: Params, site: Site = Site()) -> BaseComponent:

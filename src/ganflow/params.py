@@ -208,6 +208,15 @@ def override(tree: Mapping[str, Any], overrides: Iterable[str]) -> dict[str, Any
     return result
 
 
+def read_values(text: str, origin: str) -> list[Any]:
+    """Read values separated by commas, each as YAML. Raises UserError."""
+    try:
+        values = _yaml(f"[{text}]")
+    except ValueError as error:
+        raise UserError(f"{origin}: the values are not valid YAML: {error}") from None
+    return list(values)
+
+
 def overlay(base: Mapping[str, Any], top: Mapping[str, Any]) -> dict[str, Any]:
     """Lay one tree over another: sections are merged, values replaced."""
     merged = dict(base)

@@ -15,6 +15,7 @@ import urllib3
 from google.protobuf.json_format import MessageToDict
 from kfp.client.token_credentials_base import TokenCredentialsBase
 from kfp.dsl.base_component import BaseComponent
+from urllib3.exceptions import NewConnectionError
 
 from ganflow.errors import UserError
 
@@ -193,11 +194,12 @@ class Api:
             yield
         except kfp_api.ApiException as error:
             raise self._refusal(error) from None
-        except urllib3.exceptions.TimeoutError:
-            raise _OutageError(f"{self.host}: does not answer within {self._timeout} s; is --host right?") from None
         except urllib3.exceptions.HTTPError as error:
-            reason = getattr(error, "reason", None) or error
-            raise _OutageError(f"{self.host}: cannot be reached ({reason}); is --host right?") from None
+            if isinstance(error, urllib3.exceptions.TimeoutError) and not isinstance(error, NewConnectionError):
+                said = f"does not answer within {self._timeout} s"
+            else:
+                said = f"cannot be reached ({str(error).rpartition(': ')[2]})"
+            raise _OutageError(f"{self.host}: {said}; is --host right, and is the server up?") from None
         except OSError as error:  # a token's or a certificate's file
             raise UserError(f"{error.filename or self.host}: cannot be used ({error.strerror or error})") from None
 

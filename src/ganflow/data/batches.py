@@ -20,15 +20,19 @@ class Batches:
     gathered from the memory map.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0917 (what a stream is made of)
         self,
         images: NDArray[np.uint8],
         labels: NDArray[np.int64] | None,
         batch_size: int,
         seed: int,
         device: torch.device,
+        share: slice = slice(None),
     ) -> None:
-        """Take pictures, uint8 (n, c, h, w), and labels, int64 (n,), or None."""
+        """Take pictures, uint8 (n, c, h, w), and labels, int64 (n,), or None.
+
+        `share` says which pictures of each batch to give, where several processes divide it among them.
+        """
         if not len(images):
             raise ValueError("there are no pictures to make batches of")
         self._images = images
@@ -36,12 +40,14 @@ class Batches:
         self._batch_size = batch_size
         self._seed = seed
         self._device = device
+        self._share = share
         self._resident = _load(images, device) if _fits(images.nbytes, device) else None
         self._orders: dict[int, tuple[NDArray[np.int64], Tensor]] = {}
 
     def batch(self, position: int) -> Batch:
         """Make the batch that begins at picture number `position` of the stream: float32 (batch_size, c, h, w)."""
         order, on_device = self._indices(position)
+        order, on_device = order[self._share], on_device[self._share]
         images = self._gather(order) if self._resident is None else self._resident.index_select(0, on_device)
         labels = None if self._labels is None else self._labels.index_select(0, on_device)
         return Batch(to_float(images), labels)

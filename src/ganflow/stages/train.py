@@ -22,6 +22,7 @@ from ganflow.training.device import pick_device
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
 from ganflow.training.state import state_digest
+from ganflow.training.team import Team, joined_team
 from ganflow.training.weights import DISCRIMINATOR, GENERATORS, Origin, save_weights
 
 _log = logging.getLogger("ganflow")
@@ -37,33 +38,37 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
     packed = PackedData(prepared)
     device = pick_device(params.train.device)
     state = states / "train" / state_digest(params, packed.card)
-    state.mkdir(parents=True, exist_ok=True)
-    with _alone(state):
-        run = resume_run(params, packed.card, state, parent_run=parent_run)
-        match = _new_match(params, packed, device)
-        journal = Journal(state)
-        sender = Sender(state)
-        with sender, _stop_signals() as asked_to_stop:
-            try:
-                loop.train(match, _fixed_inputs(match, params), state, journal, lambda: bool(asked_to_stop))
-            except BaseException as error:
-                stopped = isinstance(error, loop.InterruptedTraining | KeyboardInterrupt)
-                journal.add_status(match.images, "KILLED" if stopped else "FAILED")
-                raise
-            _fill(out, match, Origin(params, packed.card.channels, packed.card.resolution, match.images))
-            journal.write_history(out / "history.csv")
-            shutil.copytree(state / "samples", out / "samples")
-            journal.add_status(match.images, "FINISHED")
-            unsent = sender.close()
-        shutil.copyfile(state / "run.json", out / "run.json")
-        _retire(state, states, run.run_id, unsent)
+    with joined_team(device, params.train.batch_size) as team:
+        match = _new_match(params, packed, device, team)
+        if not team.leads:
+            loop.assist(match, state, params.seed)
+            return
+        with _alone(state):
+            run = resume_run(params, packed.card, state, parent_run=parent_run)
+            journal = Journal(state)
+            sender = Sender(state)
+            with sender, _stop_signals() as asked_to_stop:
+                try:
+                    loop.train(match, _fixed_inputs(match, params), state, journal, lambda: bool(asked_to_stop))
+                except BaseException as error:
+                    stopped = isinstance(error, loop.InterruptedTraining | KeyboardInterrupt)
+                    journal.add_status(match.images, "KILLED" if stopped else "FAILED")
+                    raise
+                _fill(out, match, Origin(params, packed.card.channels, packed.card.resolution, match.images))
+                journal.write_history(out / "history.csv")
+                shutil.copytree(state / "samples", out / "samples")
+                journal.add_status(match.images, "FINISHED")
+                unsent = sender.close()
+            shutil.copyfile(state / "run.json", out / "run.json")
+            _retire(state, states, run.run_id, unsent)
 
 
-def _new_match(params: Params, packed: PackedData, device: torch.device) -> Match:
+def _new_match(params: Params, packed: PackedData, device: torch.device, team: Team) -> Match:
     torch.manual_seed(params.seed)
     game = params.model.build(packed.card.channels, packed.card.resolution)
-    batches = Batches(packed.images("train"), packed.labels("train"), params.train.batch_size, params.seed, device)
-    return Match(game, batches, params.train, device)
+    size, seed = params.train.batch_size, params.seed
+    batches = Batches(packed.images("train"), packed.labels("train"), size, seed, device, team.share)
+    return Match(game, batches, params.train, device, team)
 
 
 def _fixed_inputs(match: Match, params: Params) -> torch.Tensor:
@@ -95,6 +100,7 @@ def _retire(state: Path, states: Path, run_id: str, unsent: int) -> None:
 @contextmanager
 def _alone(state: Path) -> Iterator[None]:
     """Wait while another process trains exactly this; it may be another experiment that DVC runs beside."""
+    state.parent.mkdir(parents=True, exist_ok=True)
     lock = FileLock(state.with_suffix(".lock"))
     try:
         lock.acquire(blocking=False)
@@ -102,7 +108,7 @@ def _alone(state: Path) -> Iterator[None]:
         _log.warning("another process is training exactly this (%s): waiting for it to end", state.name)
         lock.acquire()
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        state.mkdir(exist_ok=True)
         yield
     finally:
         lock.release()

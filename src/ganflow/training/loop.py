@@ -6,6 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -71,6 +72,16 @@ def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, sto
                 _save(match, state)
                 if stop() and match.images < params.images:
                     raise InterruptedTraining(match.images)
+
+
+def assist(match: Match, state: Path, seed: int) -> None:
+    """Play the same rounds as one of the other processes of a team; the leading one keeps the record in `train`."""
+    checkpoint.restore(match, state)
+    # Latents of its own: a fresh network and a checkpoint both come with the random state of the leading process.
+    own = np.random.SeedSequence((seed, match.team.rank, match.rounds))
+    torch.manual_seed(int(own.generate_state(1)[0]))
+    while match.images < match.params.images:
+        match.play_round()
 
 
 def _due(before: int, now: int, end: int, every: int) -> bool:

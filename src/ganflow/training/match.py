@@ -8,6 +8,7 @@ from ganflow.params import TrainParams
 from ganflow.training.augment import flip, translate
 from ganflow.training.ema import MovingAverage, half_life
 from ganflow.training.meter import Meter
+from ganflow.training.team import ALONE, Team
 
 
 class Match:
@@ -16,8 +17,11 @@ class Match:
     A round gives each player its steps. Every turn takes the next batch of the endless stream of real pictures.
     """
 
-    def __init__(self, game: Game, batches: Batches, params: TrainParams, device: torch.device) -> None:
+    def __init__(
+        self, game: Game, batches: Batches, params: TrainParams, device: torch.device, team: Team = ALONE
+    ) -> None:
         self.device = device
+        self.team = team
         # Convolutions are quicker on both CPU and GPU with the channels last.
         self.game = game.to(device).to(memory_format=torch.channels_last).train()
         self.batches = batches
@@ -51,6 +55,7 @@ class Match:
             optimizer = self.optimizers[player.name]
             optimizer.zero_grad()
             torch.autograd.backward(outcome.loss)
+            self.team.average_gradients(player.network)
             optimizer.step()
             self.meter.add(player.name, outcome, images)
         self.rounds += 1

@@ -26,6 +26,6 @@ def evaluate(
         for name, value in metrics.items():
             if value is not None:
                 evaluated.log_metric(name, value)
-        evaluated.metadata["params"] = pod.sections(params, "evaluate")
+        evaluated.metadata.update(trained_by=trained.metadata["run_id"], params=pod.sections(params, "evaluate"))
         title = f"{params.data.registered_model}, {params.model.family}"
         Path(page.path).write_text(report.evaluation_page(out, title), encoding="utf-8")

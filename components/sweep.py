@@ -32,17 +32,18 @@ def choose(
     from ganflow.tracking.evaluations import read_metrics
 
     with pod.plain_failures(), sweeps.part_of_sweep(parent_run):
+        models = {model.metadata["run_id"]: model for model in trained}
+        metrics = {entry.metadata["trained_by"]: entry for entry in evaluated}
         trials = [
             sweeps.Trial(
-                model.metadata["run_id"],
+                run_id,
                 json.loads(model.metadata["overrides"]),
-                read_metrics(Path(metrics.path)).get("fid"),
+                read_metrics(Path(metrics[run_id].path)).get("fid"),
             )
-            for model, metrics in zip(trained, evaluated, strict=True)
+            for run_id, model in models.items()
         ]
         best = sweeps.best_of(trials)
-        for chosen, target in ((trained, best_trained), (evaluated, best_evaluated)):
-            artifact = chosen[trials.index(best)]
+        for artifact, target in ((models[best.run_id], best_trained), (metrics[best.run_id], best_evaluated)):
             shutil.copytree(artifact.path, target.path, dirs_exist_ok=True)
             target.metadata.update(artifact.metadata)
         sweeps.close_sweep(parent_run, trials, best)

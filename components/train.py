@@ -18,22 +18,13 @@ def train(
     """
     from pathlib import Path
 
-    from ganflow import pod, report
+    from ganflow import pod
     from ganflow.stages.train import train as train_players
-    from ganflow.tracking.runs import read_run
     from ganflow.tracking.sweeps import part_of_sweep
 
     with pod.plain_failures("train", code), part_of_sweep(parent_run):
         params = pod.params_of(leaves, prepared.metadata["params"], overrides=overrides)
         out = Path(trained.path)
         train_players(params, Path(prepared.path), out, pod.states(), parent_run=parent_run)
-        run = read_run(out)
-        assert run is not None  # the training has just written it
-        trained.metadata.update(
-            overrides=overrides,
-            run_id=run.run_id,
-            data_digest=prepared.metadata["digest"],
-            params=pod.sections(params, "seed", "data", "model", "train", "tracking"),
-        )
-        title = f"{params.data.registered_model}, {params.model.family}"
-        Path(page.path).write_text(report.training_page(out, title), encoding="utf-8")
+        trained.metadata.update(pod.about_training(params, out, overrides))
+        Path(page.path).write_text(pod.training_page(params, out), encoding="utf-8")

@@ -195,6 +195,8 @@ def _site(options: argparse.Namespace, params: "Params") -> "Site":
 
     cluster: Cluster = load_cluster(options.cluster, options.image)
     site = Site(cluster, options.gpus, options.nodes, _commit())
+    if site.processes > 1 and not cluster.checkpoints.claim:
+        raise UserError(f"{options.cluster}: checkpoints.claim is empty, but several processes need a volume to share")
     if params.train.batch_size % site.processes:
         raise UserError(
             f"train.batch_size: {params.train.batch_size} cannot be divided by the {site.processes} processes of "

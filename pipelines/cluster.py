@@ -1,7 +1,7 @@
 """cluster.yaml: what a cluster has and a laptop has not, and how a task is placed on it."""
 
 from collections.abc import Sequence
-from dataclasses import field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +13,7 @@ from pydantic_core import to_json
 from ganflow.errors import UserError
 from ganflow.params import read_tree
 from ganflow.pod import CHECKPOINTS, RUN_ID
+from ganflow.trainjob import SETTINGS, JobSettings
 
 _CLOSED = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$|^$")]
@@ -22,8 +23,6 @@ Place = Annotated[str, Field(pattern=r"^/.+[^/]$")]
 _MLFLOW_KEYS = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _DVC_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
 _RUN_LABEL = "metadata.labels['pipeline/runid']"
-# Known to the pod by way of annotations: an environment variable would be part of Kubeflow's cache key.
-_COMMIT, _IMAGE = "ganflow/commit", "ganflow/image"
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
@@ -131,9 +130,36 @@ def place(task: dsl.PipelineTask, cluster: Cluster, resources: Resources, commit
     kubernetes.set_security_context(task, run_as_user=cluster.user, run_as_group=cluster.user, run_as_non_root=True)
     kubernetes.use_secret_as_env(task, cluster.mlflow_secret, {key: key for key in _MLFLOW_KEYS}, optional=True)
     kubernetes.use_field_path_as_env(task, RUN_ID, _RUN_LABEL)
-    for key, variable, value in ((_COMMIT, "GANFLOW_COMMIT", commit), (_IMAGE, "GANFLOW_IMAGE", cluster.image)):
-        kubernetes.add_pod_annotation(task, key, value)
-        kubernetes.use_field_path_as_env(task, variable, f"metadata.annotations['{key}']")
+    _tell(task, "ganflow/commit", "GANFLOW_COMMIT", commit)
+    _tell(task, "ganflow/image", "GANFLOW_IMAGE", cluster.image)
+
+
+def place_trainjob(task: dsl.PipelineTask, cluster: Cluster) -> None:
+    """Give the task that launches a TrainJob what the nodes of it need."""
+    tolerations = [{key: value for key, value in asdict(one).items() if value} for one in cluster.gpu.tolerations]
+    settings = JobSettings(
+        image=cluster.image,
+        runtime=cluster.trainer_runtime,
+        claim=cluster.checkpoints.claim,
+        path=cluster.checkpoints.path,
+        user=cluster.user,
+        cpu=cluster.training.cpu,
+        memory=cluster.training.memory,
+        gpu_resource=cluster.gpu.resource,
+        shared_memory=cluster.shared_memory,
+        mlflow_secret=cluster.mlflow_secret,
+        mlflow_keys=list(_MLFLOW_KEYS),
+        service_account=cluster.service_account,
+        tolerations=tolerations,
+        node_selector=cluster.gpu.node_selector,
+    )
+    _tell(task, "ganflow/trainjob", SETTINGS, settings.to_text())
+
+
+def _tell(task: dsl.PipelineTask, annotation: str, variable: str, value: str) -> None:
+    """Set an environment variable by way of an annotation: as itself it would be part of Kubeflow's cache key."""
+    kubernetes.add_pod_annotation(task, annotation, value)
+    kubernetes.use_field_path_as_env(task, variable, f"metadata.annotations['{annotation}']")
 
 
 def place_data(task: dsl.PipelineTask, cluster: Cluster) -> None:

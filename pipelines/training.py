@@ -9,7 +9,7 @@ from typing import Any
 from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
-from components import evaluate, prepare, register, sweep, train
+from components import evaluate, prepare, register, sweep, train, train_distributed
 from ganflow.code import DEPENDENCIES, Stage, code_version
 from ganflow.params import Params
 from pipelines import cluster as clusters
@@ -104,7 +104,7 @@ class _Tasks:
         make = dsl.component(base_image=image, install_kfp_package=False)
         bodies: dict[Stage, Callable[..., Any]] = {
             "prepare": prepare.prepare,
-            "train": train.train,
+            "train": train_distributed.train_distributed if site.processes > 1 else train.train,
             "evaluate": evaluate.evaluate,
             "register": register.register,
         }
@@ -120,12 +120,22 @@ class _Tasks:
         return task
 
     def train(self, inputs: Inputs, prepared: dsl.PipelineTask, overrides: Any, parent_run: Any) -> dsl.PipelineTask:
+        cluster, gpus, nodes = self._site.cluster, self._site.gpus, self._site.nodes
+        several = {"nodes": nodes, "gpus": gpus} if self._site.processes > 1 else {}
         task = self._stage(
-            "train", inputs, prepared=prepared.outputs["prepared"], overrides=overrides, parent_run=parent_run
+            "train",
+            inputs,
+            prepared=prepared.outputs["prepared"],
+            overrides=overrides,
+            parent_run=parent_run,
+            **several,
         )
-        if self._site.cluster:
-            clusters.place_checkpoints(task, self._site.cluster)
-            clusters.place_training(task, self._site.cluster, self._site.gpus)
+        if cluster:
+            clusters.place_checkpoints(task, cluster)
+            if several:
+                clusters.place_trainjob(task, cluster)
+            else:
+                clusters.place_training(task, cluster, gpus)
         return task
 
     def evaluate(
@@ -163,7 +173,8 @@ class _Tasks:
 
     def _place(self, task: dsl.PipelineTask, stage: str = "") -> dsl.PipelineTask:
         if self._site.cluster:
-            resources = self._site.cluster.training if stage == "train" else self._site.cluster.small
+            trains_here = stage == "train" and self._site.processes == 1
+            resources = self._site.cluster.training if trains_here else self._site.cluster.small
             clusters.place(task, self._site.cluster, resources, self._site.commit)
         return task
 

@@ -8,11 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+from ganflow import report
 from ganflow.code import Stage, code_version
+from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.home import state_folder
 from ganflow.params import Params, dump, nest, overlay, override, parse
+from ganflow.tracking.runs import read_run
 from ganflow.training.loop import DivergedError, InterruptedTraining
+from ganflow.training.state import state_digest
+from ganflow.trainjob import TrainJobFailedError
 
 # Set on the pods by pipelines/cluster.py.
 CHECKPOINTS: Final = "GANFLOW_CHECKPOINTS"
@@ -52,6 +57,28 @@ def states() -> Path:
     return Path(volume, os.environ.get(RUN_ID) or "no-run-id") if volume else state_folder()
 
 
+def job_folder(params: Params, prepared: Path) -> Path:
+    """Folder on the volume for checkpoints in which the nodes of a TrainJob work."""
+    return states() / "jobs" / state_digest(params, PackedData(prepared).card)
+
+
+def about_training(params: Params, trained: Path, overrides: str) -> dict[str, str]:
+    """Say what the tasks after a training have to know of it: metadata of its artifact."""
+    run = read_run(trained)
+    if run is None:
+        raise UserError(f"{trained}: names no MLflow run; train again")
+    return {
+        "run_id": run.run_id,
+        "overrides": overrides,
+        "params": sections(params, "seed", "data", "model", "train", "tracking"),
+    }
+
+
+def training_page(params: Params, trained: Path) -> str:
+    """Page of a training, titled by its data set and family."""
+    return report.training_page(trained, f"{params.data.registered_model}, {params.model.family}")
+
+
 @contextmanager
 def plain_failures(stage: Stage | None = None, code: str = "") -> Iterator[None]:
     """Run the body of a component: check first that this image has its code, and end failures as the command line does.
@@ -65,7 +92,7 @@ def plain_failures(stage: Stage | None = None, code: str = "") -> Iterator[None]
         yield
     except UserError as error:
         _end(f"{error}", 2)
-    except DivergedError as error:
+    except (DivergedError, TrainJobFailedError) as error:
         _end(f"{error}", 1)
     except InterruptedTraining as error:
         _end(f"{error}", _TERMINATED, final=False)

@@ -121,10 +121,12 @@ def _compile(options: argparse.Namespace) -> int:
 
 
 def _run(options: argparse.Namespace) -> int:
+    from ganflow.tracking.store import connect
     from pipelines import local
     from pipelines.training import Site
 
     params = _params(options)
+    connect()  # the first task that needs MLflow may come late
     pipeline, arguments = _pipeline(options, params, Site())
     if not options.data_version:
         arguments["data_version"] = local.data_version(params)

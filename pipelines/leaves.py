@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ganflow.errors import UserError
 from ganflow.params import Params, descriptions, dump
 
+_PLACEHOLDER = "{{$"
 _TYPES = (bool, int, float, str)
 
 
@@ -38,7 +40,10 @@ class Leaf:
 
 
 def leaves_of(params: Params) -> tuple[Leaf, ...]:
-    """List the leaves of params.yaml for the family that it chooses, the family's own ones among them."""
+    """List the leaves of params.yaml for the family that it chooses, the family's own ones among them.
+
+    Raises UserError for a text that Kubeflow cannot pass on.
+    """
     notes = descriptions(params)
     leaves = []
     for section, content in dump(params).items():
@@ -46,6 +51,8 @@ def leaves_of(params: Params) -> tuple[Leaf, ...]:
         for path, value in (values or {section: content}).items():
             if type(value) not in _TYPES:
                 raise TypeError(f"{path}: {type(value).__name__} is no type of a pipeline's input")
+            if _PLACEHOLDER in str(value):
+                raise UserError(f"{path}: holds {_PLACEHOLDER}, which Kubeflow takes for a placeholder of its own")
             leaves.append(Leaf(path, value, notes[path]))
     return tuple(leaves)
 

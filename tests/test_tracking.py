@@ -261,7 +261,7 @@ def test_run_shows_parameters_data_and_origin(
     assert run.data.params["model.family"] == "dcgan"
     assert not [name for name in run.data.params if name.startswith(("evaluate", "register"))]
     assert run.data.tags["dvc.experiment"] == "bold-heron"
-    assert run.data.tags["kfp.run"] == "7"
+    assert run.data.tags["kfp.run_id"] == "7"
     assert run.data.tags["ganflow.data_digest"] == DIGEST
     (data,) = run.inputs.dataset_inputs
     assert (data.dataset.name, data.dataset.digest) == ("digits", DIGEST[7:43])

@@ -101,8 +101,9 @@ def plain_failures(stage: Stage | None = None, code: str = "") -> Iterator[None]
 def _require_code(stage: Stage, code: str) -> None:
     if code != code_version(stage):
         raise UserError(
-            f"{stage}: the pipeline was compiled for the code {code}, but this image holds {code_version(stage)}; "
-            "build the image from the checkout that compiles the pipeline, or compile with that of the image"
+            f"{stage}: the pipeline was compiled for the code {code}, but the code here is {code_version(stage)}; "
+            "build the image from the checkout that compiles the pipeline. On one machine: the code was edited "
+            "meanwhile; run again"
         )
 
 

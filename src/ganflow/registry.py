@@ -6,6 +6,7 @@ A version has the alias `champion` if it passed the gate and beat the champion b
 
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -46,6 +47,8 @@ _EXAMPLES = 4  # torch.export takes a batch of one for a constant
 _VERSIONS_TAG = "mlflow.modelVersions"  # what links MLflow's page of a logged model to its versions
 
 Alias = Literal["champion", "challenger"]
+
+_log = logging.getLogger(__name__)
 
 
 # The decision
@@ -340,12 +343,22 @@ def set_aliases(client: MlflowClient, name: str, version: str, alias: Alias | No
         if before.get(CHAMPION, version) != version:
             client.set_registered_model_alias(name, CHALLENGER, before[CHAMPION])
         elif before.get(CHALLENGER) == version:
-            client.delete_registered_model_alias(name, CHALLENGER)
+            _drop_challenger(client, name)
         client.set_registered_model_alias(name, CHAMPION, version)
     elif alias == CHALLENGER:
         client.set_registered_model_alias(name, CHALLENGER, version)
     elif before.get(CHALLENGER) == version:
+        _drop_challenger(client, name)
+
+
+def _drop_challenger(client: MlflowClient, name: str) -> None:
+    """Take the alias away, where this account may: MLflow lets its users set aliases who may not delete them."""
+    try:
         client.delete_registered_model_alias(name, CHALLENGER)
+    except MlflowException as error:
+        if error.error_code != "PERMISSION_DENIED":
+            raise
+        _log.warning("%s: the alias %s stays where it is; to delete it, this account needs MANAGE", name, CHALLENGER)
 
 
 def aliases(client: MlflowClient, name: str) -> dict[str, str]:

@@ -149,6 +149,11 @@ def _is_the_stores(error: Exception) -> bool:
 
 def _explanation(uri: str, error: Exception) -> str:
     message = public(" ".join(str(error).split("\n(Background on this error")[0].split()))[:400]
+    if isinstance(error, MlflowException) and message.endswith("Permission denied"):
+        return (
+            f"{public(uri)}: this account may not do that in MLflow ({message}); ask the owner of the experiment or of "
+            "the registered model, or an administrator, for the permission EDIT"
+        )
     if isinstance(error, MlflowException) and error.error_code in _REFUSED_ACCESS:
         advice = (
             "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN; "

@@ -7,7 +7,7 @@ SET ?=
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format schema lock ui
+.PHONY: help repro test lint format schema golden lock ui
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ ui: $(VENV)/.ready ## Open MLflow's pages on this repository's runs, at http://1
 
 schema: $(VENV)/.ready ## Write params.schema.json, from which editors complete params.yaml
 	ganflow schema > params.schema.json
+
+golden: $(VENV)/.ready ## Keep what the pipelines compile to now, for the test that compares
+	PYTHONPATH=.:tests python tests/pipelines/golden.py
 
 lock: $(VENV)/.ready ## Choose the versions of all dependencies anew
 	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --upgrade \

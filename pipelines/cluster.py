@@ -18,7 +18,7 @@ from ganflow.trainjob import SETTINGS, JobSettings
 _CLOSED = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$|^$")]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$|^$")]
-Place = Annotated[str, Field(pattern=r"^/.+[^/]$")]
+Place = Annotated[str, Field(pattern=r"^/(.*[^/])$")]
 
 _MLFLOW_KEYS = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _DVC_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")

@@ -20,7 +20,8 @@ def evaluate(
     from ganflow.tracking.sweeps import part_of_sweep
 
     with pod.plain_failures("evaluate", code), part_of_sweep(parent_run):
-        params = pod.params_of(leaves, trained.metadata["params"])
+        # The training's device may be one that this pod has not.
+        params = pod.params_of({**leaves, "train.device": "auto"}, trained.metadata["params"])
         out = Path(evaluated.path)
         metrics = evaluate_model(params, Path(prepared.path), Path(trained.path), out)
         for name, value in metrics.items():

@@ -19,7 +19,10 @@ def register(
     from ganflow.stages.register import register as register_model
 
     with pod.plain_failures("register", code):
-        params = pod.params_of(leaves, trained.metadata["params"], evaluated.metadata["params"])
+        # The training's device may be one that this pod has not.
+        params = pod.params_of(
+            {**leaves, "train.device": "auto"}, trained.metadata["params"], evaluated.metadata["params"]
+        )
         folders = (Path(artifact.path) for artifact in (prepared, trained, evaluated, registration))
         result = register_model(params, *folders)
         registration.metadata.update({key: value for key, value in result.items() if isinstance(value, str)})

@@ -26,5 +26,6 @@ def train(
         params = pod.params_of(leaves, prepared.metadata["params"], overrides=overrides)
         out = Path(trained.path)
         train_players(params, Path(prepared.path), out, pod.states(), parent_run=parent_run)
+        pod.send_rest()
         trained.metadata.update(pod.about_training(params, out, overrides))
         Path(page.path).write_text(pod.training_page(params, out), encoding="utf-8")

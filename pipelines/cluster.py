@@ -1,14 +1,15 @@
 """cluster.yaml: what a cluster has and a laptop has not, and how a task is placed on it."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from kfp import dsl, kubernetes
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
-from pydantic_core import to_json
+from pydantic_core import ErrorDetails, to_json
 
 from ganflow.errors import UserError
 from ganflow.params import read_tree
@@ -16,9 +17,22 @@ from ganflow.pod import CHECKPOINTS, RUN_ID
 from ganflow.trainjob import SETTINGS, JobSettings
 
 _CLOSED = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
-Quantity = Annotated[str, Field(pattern=r"^[0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?$|^$")]
-Name = Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$|^$")]
-Place = Annotated[str, Field(pattern=r"^/(.*[^/])$")]
+
+
+def _matching(pattern: str, right: str) -> AfterValidator:
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"should be {right}, not {text!r}")
+        return text
+
+    return AfterValidator(check)
+
+
+Quantity = Annotated[
+    str, _matching(r"([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?", "a quantity such as 500m, 2 or 8Gi")
+]
+Name = Annotated[str, _matching(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?", "a name of small letters, digits, . and -")]
+Place = Annotated[str, _matching(r"/(.*[^/])", "an absolute path without / at its end")]
 
 _MLFLOW_KEYS = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _DVC_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
@@ -114,11 +128,18 @@ def load_cluster(path: Path, image: str = "") -> Cluster:
     try:
         return _SCHEMA.validate_json(to_json(tree))
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, found['loc']))}: {found['msg'].removeprefix('Value error, ')}"
-            for found in error.errors(include_url=False)
-        ]
+        problems = [_problem(details) for details in error.errors(include_url=False)]
         raise UserError("\n  ".join([f"{path}: {len(problems)} to put right:", *problems])) from None
+
+
+def _problem(details: ErrorDetails) -> str:
+    where = ".".join(map(str, details["loc"]))
+    if details["type"] == "unexpected_keyword_argument":
+        return f"{where}: there is no such entry"
+    if details["type"] in {"missing", "missing_argument"}:
+        return f"{where}: is missing"
+    message = details["msg"].removeprefix("Value error, ").replace("Input should", "should")
+    return f"{where}: {message}"
 
 
 def place(task: dsl.PipelineTask, cluster: Cluster, resources: Resources, commit: str) -> None:

@@ -430,9 +430,9 @@ def test_picture_that_cannot_be_stored_waits_for_its_turn(
         assert sender.close(timeout=0.5) == 1
     assert curve(ref) == [(8, 4.0)]
     obstacle.unlink()
-    assert delivery.sync(repository) == 1
+    assert delivery.sync(repository / ".ganflow") == 1
     assert len(pictures(ref)) == 2
-    assert delivery.sync(repository) == 0
+    assert delivery.sync(repository / ".ganflow") == 0
 
 
 def test_deleted_run_does_not_stop_a_training(
@@ -453,7 +453,7 @@ def test_sync_deletes_what_is_sent(writer: Writer, params: Params, card: DataCar
     unsent = repository / ".ganflow" / "unsent" / "abc"
     unsent.parent.mkdir()
     writer.state.rename(unsent)
-    assert delivery.sync(repository) == 2
+    assert delivery.sync(repository / ".ganflow") == 2
     assert not unsent.exists()
     assert run_of(ref).info.status == "FINISHED"
 
@@ -462,7 +462,7 @@ def test_sync_says_that_the_server_is_away_and_keeps_everything(writer: Writer, 
     runs.write_run(writer.state, RunRef("0" * 32, "http://127.0.0.1:9", "1"))
     writer.values(8)
     with pytest.raises(UserError, match="does not answer"):
-        delivery.sync(repository)
+        delivery.sync(repository / ".ganflow")
     assert (writer.state / "journal.jsonl").exists()
 
 

@@ -66,7 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sample.add_argument("--single", action="store_true", help="write single PNG files into the folder --out")
 
-    add("sync", _sync, "send MLflow what it has not had yet of any training's journal")
+    sync = add("sync", _sync, "send MLflow what it has not had yet of any training's journal")
+    sync.add_argument("--states", type=Path, metavar="FOLDER", help="where trainings keep their state (.ganflow)")
     experiment = add("experiment", _experiment, "write params.yaml from experiments/NAME.yaml", overrides)
     experiment.add_argument("name", metavar="NAME")
     add("schema", _schema, "print the JSON Schema of params.yaml")
@@ -119,11 +120,11 @@ def _sample(options: argparse.Namespace) -> None:
         sample_registered(options.model, options.n, options.seed, options.out, single=options.single)
 
 
-def _sync(_: argparse.Namespace) -> None:
-    from ganflow.home import home
+def _sync(options: argparse.Namespace) -> None:
+    from ganflow.home import state_folder
     from ganflow.tracking import delivery
 
-    print(f"ganflow: {delivery.sync(home())} journal lines sent")
+    print(f"ganflow: {delivery.sync(options.states or state_folder())} journal lines sent")
 
 
 def _experiment(options: argparse.Namespace) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.home import state_folder
 from ganflow.params import Params, dump, nest, overlay, override, parse
+from ganflow.tracking.delivery import sync
 from ganflow.tracking.runs import read_run
 from ganflow.training.loop import DivergedError, InterruptedTraining
 from ganflow.training.state import state_digest
@@ -54,7 +56,32 @@ def states() -> Path:
     A retried pod has the id of the same run, and so finds the checkpoint of the pod before it.
     """
     volume = os.environ.get(CHECKPOINTS)
-    return Path(volume, os.environ.get(RUN_ID) or "no-run-id") if volume else state_folder()
+    if not volume:
+        return state_folder()
+    folder = Path(volume, os.environ.get(RUN_ID) or "no-run-id")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(
+            f"{folder}: the volume for checkpoints cannot be written ({error.strerror}) by user {os.getuid()}; let its "
+            "owner be the user of cluster.yaml, or the other way round"
+        ) from None
+    return folder
+
+
+def send_rest(attempts: int = 20, pause: float = 30.0) -> None:
+    """Send MLflow what it missed of the journals, patiently: in a pod, nobody does it later by hand."""
+    if _POD not in os.environ:
+        return
+    for attempt in range(attempts):
+        try:
+            sync(states())
+        except UserError as error:
+            _say(f"{error}; attempt {attempt + 1} of {attempts}")
+            time.sleep(pause)
+        else:
+            return
+    _say(f"the rest of the journal stays in {states()}: `ganflow sync --states {states()}` sends it")
 
 
 def job_folder(params: Params, prepared: Path) -> Path:
@@ -116,10 +143,11 @@ def _require_store() -> None:
 
 
 def _end(message: str, status: int, *, final: bool = True) -> None:
-    print(f"ganflow: {message}", file=sys.stderr)
+    _say(message)
     if final and _POD in os.environ:
-        print(
-            "ganflow: this is final: Kubeflow starts a pod again that was deleted or evicted, not one that failed",
-            file=sys.stderr,
-        )
+        _say("this is final: Kubeflow starts a pod again that was deleted or evicted, not one that failed")
     sys.exit(status)
+
+
+def _say(text: str) -> None:
+    print(f"ganflow: {text}", file=sys.stderr, flush=True)

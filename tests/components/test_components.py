@@ -111,6 +111,32 @@ def test_from_leaves_to_a_registered_model(small: Params, repository: Path) -> N
     assert "champion" in Path(summary.path).read_text(encoding="utf-8")
 
 
+def test_below_the_run_of_kubeflows_own_plugin(
+    small: Params, repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Which opens a run for each task, and injects its id; that run stays as it is."""
+    client = connect()
+    plugins = client.create_run(client.create_experiment("of the plugin"), run_name="a task")
+    monkeypatch.setenv("MLFLOW_RUN_ID", plugins.info.run_id)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_ID", plugins.info.experiment_id)
+    made = Artifacts(repository)
+    prepared, trained = made.make(dsl.Dataset, "prepared"), made.make(dsl.Model, "trained")
+    prepare(own(small, "data"), code_version("prepare"), "", "", "", prepared, made.make(dsl.Markdown, "summary"))
+    page, evaluated = made.make(dsl.HTML, "page"), made.make(dsl.Metrics, "evaluated")
+    train(own(small, *SECTIONS["train"]), "[]", "", code_version("train"), prepared, trained, page)
+    evaluate(own(small, "evaluate"), "", code_version("evaluate"), prepared, trained, evaluated, page)
+    registration, summary = made.make(dsl.Artifact, "registration"), made.make(dsl.Markdown, "registered")
+    register(own(small, "register"), code_version("register"), prepared, trained, evaluated, registration, summary)
+
+    run = client.get_run(trained.metadata["run_id"])
+    assert run.data.tags["mlflow.parentRunId"] == plugins.info.run_id
+    assert run.info.experiment_id == plugins.info.experiment_id
+    assert {"train/generator_loss", "evaluate/fid"} <= set(run.data.metrics)
+    assert registration.metadata["alias"] == "champion"
+    after = client.get_run(plugins.info.run_id)
+    assert (after.info.status, after.data.metrics, after.data.params) == ("RUNNING", {}, {})
+
+
 def test_a_mistake_in_a_leaf_ends_with_one_message_and_status_2(
     small: Params, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -257,13 +257,12 @@ class Sender:
         return f"MLflow at {self.reference.tracking_uri} takes no points ({public(str(error))[:200]})"
 
 
-def sync(root: Path) -> int:
-    """Send all that is unsent of every training below `root`, and count the lines.
+def sync(states: Path) -> int:
+    """Send all that is unsent of every training whose state lies in the folder `states`, and count the lines.
 
-    Folders in .ganflow/unsent are deleted once all of theirs is sent. Raises UserError where a store does not answer.
+    Folders in unsent/ are deleted once all of theirs is sent. Raises UserError where a store does not answer.
     """
     sent = 0
-    states = root / ".ganflow"
     for journal in sorted([*states.glob(f"train/*/**/{JOURNAL_FILE}"), *states.glob(f"unsent/*/**/{JOURNAL_FILE}")]):
         ref = read_run(journal.parent)
         if ref is not None and Outbox(journal.parent, ref.run_id).waiting():

@@ -5,7 +5,7 @@ from kfp import dsl
 
 def evaluate(
     leaves: dict[str, object],
-    parent_run: str,
+    trial: str,
     code: str,
     prepared: dsl.Input[dsl.Dataset],
     trained: dsl.Input[dsl.Model],
@@ -19,7 +19,7 @@ def evaluate(
     from ganflow.stages.evaluate import evaluate as evaluate_model
     from ganflow.tracking.sweeps import part_of_sweep
 
-    with pod.plain_failures("evaluate", code), part_of_sweep(parent_run):
+    with pod.plain_failures("evaluate", code), part_of_sweep(pod.parent_run(trial)):
         # The training's device may be one that this pod has not.
         params = pod.params_of({**leaves, "train.device": "auto"}, trained.metadata["params"])
         out = Path(evaluated.path)

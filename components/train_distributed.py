@@ -5,8 +5,7 @@ from kfp import dsl
 
 def train_distributed(
     leaves: dict[str, object],
-    overrides: str,
-    parent_run: str,
+    trial: str,
     nodes: int,
     gpus: int,
     code: str,
@@ -21,10 +20,10 @@ def train_distributed(
     from ganflow.tracking.sweeps import part_of_sweep
     from ganflow.trainjob import JobSettings, train_on_nodes
 
-    with pod.plain_failures("train", code), part_of_sweep(parent_run):
-        params = pod.params_of(leaves, prepared.metadata["params"], overrides=overrides)
+    with pod.plain_failures("train", code), part_of_sweep(pod.parent_run(trial)):
+        params = pod.params_of(leaves, prepared.metadata["params"], trial=trial)
         data, out = Path(prepared.path), Path(trained.path)
         work = pod.job_folder(params, data)
-        train_on_nodes(params, data, out, work, parent_run, nodes, gpus, JobSettings.from_environment())
-        trained.metadata.update(pod.about_training(params, out, overrides))
+        train_on_nodes(params, data, out, work, pod.parent_run(trial), nodes, gpus, JobSettings.from_environment())
+        trained.metadata.update(pod.about_training(params, out, trial))
         Path(page.path).write_text(pod.training_page(params, out), encoding="utf-8")

@@ -55,8 +55,8 @@ def training_pipeline(params: Params, site: Site = Site()) -> BaseComponent:
 
     def build(inputs: Inputs) -> None:
         prepared = tasks.prepare(inputs)
-        trained = tasks.train(inputs, prepared, overrides="[]", parent_run="")
-        evaluated = tasks.evaluate(inputs, prepared, trained, parent_run="")
+        trained = tasks.train(inputs, prepared, trial="{}")
+        evaluated = tasks.evaluate(inputs, prepared, trained, trial="{}")
         tasks.register(inputs, prepared, trained.outputs["trained"], evaluated.outputs["evaluated"])
 
     about = f"Prepare {params.data.registered_model}, train {params.model.family}, evaluate and register it."
@@ -79,11 +79,10 @@ def sweep_pipeline(
     def build(inputs: Inputs) -> None:
         opened = tasks.open_sweep(inputs)
         prepared = tasks.prepare(inputs)
-        with dsl.ParallelFor(inputs["trials"], name="trials", parallelism=parallel) as trial:
-            trained = tasks.train(inputs, prepared, overrides=trial, parent_run=opened.output)
-            evaluated = tasks.evaluate(inputs, prepared, trained, parent_run=opened.output)
+        with dsl.ParallelFor(opened.output, name="trials", parallelism=parallel) as trial:
+            trained = tasks.train(inputs, prepared, trial)
+            evaluated = tasks.evaluate(inputs, prepared, trained, trial)
         chosen = tasks.choose(
-            parent_run=opened.output,
             trained=dsl.Collected(trained.outputs["trained"]),
             evaluated=dsl.Collected(evaluated.outputs["evaluated"]),
         )
@@ -119,17 +118,10 @@ class _Tasks:
             clusters.place_data(task, self._site.cluster)
         return task
 
-    def train(self, inputs: Inputs, prepared: dsl.PipelineTask, overrides: Any, parent_run: Any) -> dsl.PipelineTask:
+    def train(self, inputs: Inputs, prepared: dsl.PipelineTask, trial: Any) -> dsl.PipelineTask:
         cluster, gpus, nodes = self._site.cluster, self._site.gpus, self._site.nodes
         several = {"nodes": nodes, "gpus": gpus} if self._site.processes > 1 else {}
-        task = self._stage(
-            "train",
-            inputs,
-            prepared=prepared.outputs["prepared"],
-            overrides=overrides,
-            parent_run=parent_run,
-            **several,
-        )
+        task = self._stage("train", inputs, prepared=prepared.outputs["prepared"], trial=trial, **several)
         if cluster:
             clusters.place_checkpoints(task, cluster)
             if several:
@@ -139,15 +131,10 @@ class _Tasks:
         return task
 
     def evaluate(
-        self, inputs: Inputs, prepared: dsl.PipelineTask, trained: dsl.PipelineTask, parent_run: Any
+        self, inputs: Inputs, prepared: dsl.PipelineTask, trained: dsl.PipelineTask, trial: Any
     ) -> dsl.PipelineTask:
-        return self._stage(
-            "evaluate",
-            inputs,
-            prepared=prepared.outputs["prepared"],
-            trained=trained.outputs["trained"],
-            parent_run=parent_run,
-        )
+        artifacts = {"prepared": prepared.outputs["prepared"], "trained": trained.outputs["trained"]}
+        return self._stage("evaluate", inputs, trial=trial, **artifacts)
 
     def register(self, inputs: Inputs, prepared: dsl.PipelineTask, trained: Any, evaluated: Any) -> None:
         task = self._stage(

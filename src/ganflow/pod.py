@@ -30,18 +30,28 @@ _POD = "KFP_POD_NAME"  # set by the backend
 _TERMINATED = 143  # what a shell says of a process that SIGTERM ended
 
 
-def params_of(leaves: Mapping[str, Any], *above: str, overrides: str = "[]") -> Params:
+def params_of(leaves: Mapping[str, Any], *above: str, trial: str = "{}") -> Params:
     """Put the parameters of a task together: its own leaves, by dotted path, and the sections of the tasks before it.
 
-    `above` are texts that `sections` made, which came with the input artifacts. `overrides` is a JSON list of
-    `key.path=value`. Raises UserError.
+    `above` are texts that `sections` made, which came with the input artifacts. `trial` is that of a sweep, as JSON.
+    Raises UserError.
     """
     tree: dict[str, Any] = {}
     for text in above:
         tree = overlay(tree, json.loads(text))
     if not any(leaf.startswith("model.") for leaf in leaves):
         tree.setdefault("model", _ANY_MODEL)
-    return parse(override(overlay(tree, nest(leaves)), json.loads(overrides)), "pipeline")
+    return parse(override(overlay(tree, nest(leaves)), overrides(trial)), "pipeline")
+
+
+def overrides(trial: str) -> list[str]:
+    """What a trial of a sweep changes, as `key.path=value`."""
+    return list(json.loads(trial).get("overrides", ()))
+
+
+def parent_run(trial: str) -> str:
+    """Id of the MLflow run of the sweep that a trial is part of; empty outside of a sweep."""
+    return str(json.loads(trial).get("parent_run", ""))
 
 
 def sections(params: Params, *names: str) -> str:
@@ -89,14 +99,14 @@ def job_folder(params: Params, prepared: Path) -> Path:
     return states() / "jobs" / state_digest(params, PackedData(prepared).card)
 
 
-def about_training(params: Params, trained: Path, overrides: str) -> dict[str, str]:
+def about_training(params: Params, trained: Path, trial: str) -> dict[str, str]:
     """Say what the tasks after a training have to know of it: metadata of its artifact."""
     run = read_run(trained)
     if run is None:
         raise UserError(f"{trained}: names no MLflow run; train again")
     return {
         "run_id": run.run_id,
-        "overrides": overrides,
+        "trial": trial,
         "params": sections(params, "seed", "data", "model", "train", "tracking"),
     }
 

@@ -79,9 +79,10 @@ def test_from_leaves_to_a_registered_model(small: Params, repository: Path) -> N
     assert prepared.metadata["digest"] == card["digest"]
     assert card["digest"] in Path(summary.path).read_text(encoding="utf-8")
 
-    sweep = open_sweep(own(small, "seed", "data", "model", "train", "tracking"), ["[]"])
+    (trial,) = open_sweep(own(small, "seed", "data", "model", "train", "tracking"), ['["train.beta1=0.4"]'])
+    sweep = json.loads(trial)["parent_run"]
     trained, page = made.make(dsl.Model, "trained"), made.make(dsl.HTML, "page")
-    train(own(small, *SECTIONS["train"]), '["train.beta1=0.4"]', sweep, code_version("train"), prepared, trained, page)
+    train(own(small, *SECTIONS["train"]), trial, code_version("train"), prepared, trained, page)
     run = connect().get_run(trained.metadata["run_id"])
     assert run.data.tags["mlflow.parentRunId"] == sweep
     assert run.data.params["train.beta1"] == "0.4"
@@ -89,13 +90,13 @@ def test_from_leaves_to_a_registered_model(small: Params, repository: Path) -> N
     assert "data:image/png;base64," in Path(page.path).read_text(encoding="utf-8")
 
     evaluated, page = made.make(dsl.Metrics, "evaluated"), made.make(dsl.HTML, "evaluation")
-    evaluate(own(small, "evaluate"), sweep, code_version("evaluate"), prepared, trained, evaluated, page)
+    evaluate(own(small, "evaluate"), trial, code_version("evaluate"), prepared, trained, evaluated, page)
     metrics = json.loads((Path(evaluated.path) / "metrics.json").read_text(encoding="utf-8"))
     assert evaluated.metadata["fid"] == metrics["fid"]
     assert connect().get_run(run.info.run_id).data.metrics["evaluate/fid"] == metrics["fid"]
 
     best_trained, best_evaluated = made.make(dsl.Model, "best"), made.make(dsl.Metrics, "best_metrics")
-    choose(sweep, [trained], [evaluated], best_trained, best_evaluated, made.make(dsl.HTML, "trials"))
+    choose([trained], [evaluated], best_trained, best_evaluated, made.make(dsl.HTML, "trials"))
     assert best_trained.metadata == trained.metadata
     assert connect().get_run(sweep).info.status == "FINISHED"
 
@@ -123,8 +124,8 @@ def test_below_the_run_of_kubeflows_own_plugin(
     prepared, trained = made.make(dsl.Dataset, "prepared"), made.make(dsl.Model, "trained")
     prepare(own(small, "data"), code_version("prepare"), "", "", "", prepared, made.make(dsl.Markdown, "summary"))
     page, evaluated = made.make(dsl.HTML, "page"), made.make(dsl.Metrics, "evaluated")
-    train(own(small, *SECTIONS["train"]), "[]", "", code_version("train"), prepared, trained, page)
-    evaluate(own(small, "evaluate"), "", code_version("evaluate"), prepared, trained, evaluated, page)
+    train(own(small, *SECTIONS["train"]), "{}", code_version("train"), prepared, trained, page)
+    evaluate(own(small, "evaluate"), "{}", code_version("evaluate"), prepared, trained, evaluated, page)
     registration, summary = made.make(dsl.Artifact, "registration"), made.make(dsl.Markdown, "registered")
     register(own(small, "register"), code_version("register"), prepared, trained, evaluated, registration, summary)
 
@@ -152,10 +153,8 @@ def test_a_trial_that_fails_marks_the_sweep_as_failed(small: Params, repository:
     made = Artifacts(repository)
     prepared = made.make(dsl.Dataset, "prepared")
     prepare(own(small, "data"), code_version("prepare"), "", "", "", prepared, made.make(dsl.Markdown, "summary"))
-    sweep = open_sweep(own(small, "seed", "data", "model", "train", "tracking"), ["[]"])
+    (trial,) = open_sweep(own(small, "seed", "data", "model", "train", "tracking"), ['["train.beta1=7"]'])
     trained, page = made.make(dsl.Model, "trained"), made.make(dsl.HTML, "page")
     with pytest.raises(SystemExit):
-        train(
-            own(small, *SECTIONS["train"]), '["train.beta1=7"]', sweep, code_version("train"), prepared, trained, page
-        )
-    assert connect().get_run(sweep).info.status == "FAILED"
+        train(own(small, *SECTIONS["train"]), trial, code_version("train"), prepared, trained, page)
+    assert connect().get_run(json.loads(trial)["parent_run"]).info.status == "FAILED"

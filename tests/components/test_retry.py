@@ -40,7 +40,7 @@ loaded = params.load(__import__("pathlib").Path("params.json"))
 leaves = {leaf.path: leaf.value for leaf in of_sections(leaves_of(loaded), SECTIONS["train"])}
 prepared = dsl.Dataset(uri="prepared", metadata={"params": pod.sections(loaded, "data")})
 trained, page = dsl.Model(uri=sys.argv[1]), dsl.HTML(uri=sys.argv[1] + ".html")
-train(leaves, "[]", "", code_version("train"), prepared, trained, page)
+train(leaves, "{}", code_version("train"), prepared, trained, page)
 """
 
 

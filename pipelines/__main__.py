@@ -1,11 +1,14 @@
 """`python -m pipelines compile | run | submit | schedules`, from the repository's root."""
 
 import argparse
+import json
 import os
+import ssl
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,6 +137,12 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
+    if len(options.cron.split()) == 5:
+        raise UserError(
+            f"--cron {options.cron!r}: has five fields; to Kubeflow the first of six is the seconds: '0 {options.cron}'"
+        )
+    if options.cron and options.wait:
+        raise UserError("--wait: a schedule has no end to wait for; leave it out with --cron")
     params = _params(options)
     site = _site(options, params)
     pipeline, arguments = _pipeline(options, params, site)
@@ -150,7 +159,7 @@ def _submit(options: argparse.Namespace) -> int:
     print(f"pipelines: {server.address(run)}", flush=True)
     if not options.wait:
         return 0
-    state = server.follow(run, lambda text: print(f"pipelines: {text}", flush=True))
+    state = server.follow(run, pipeline, lambda text: print(f"pipelines: {text}", flush=True))
     print(f"pipelines: the run {state.lower()}: {server.address(run)}")
     return 0 if state == "SUCCEEDED" else 1
 
@@ -188,6 +197,7 @@ def _pipeline(options: argparse.Namespace, params: "Params", site: "Site") -> tu
     if not options.sweep:
         return training_pipeline(params, site), arguments
     trials = sweeps.trials(params, options.sweep)
+    arguments["trials"] = [json.dumps(trial) for trial in trials]
     return sweep_pipeline(params, trials, options.parallel or (4 if site.cluster else 1), site), arguments
 
 
@@ -216,25 +226,41 @@ def _commit() -> str:
 
 
 def _server(options: argparse.Namespace) -> "Api":
-    from kfp.client import ServiceAccountTokenVolumeCredentials
-
     from pipelines.api import Api
 
     if not options.host:
         raise UserError("--host: is missing; give the address of Kubeflow Pipelines, or set KF_PIPELINES_ENDPOINT")
-    credentials = None
-    if options.token_file:
-        credentials = ServiceAccountTokenVolumeCredentials(str(options.token_file))
-    elif options.service_account:
-        credentials = ServiceAccountTokenVolumeCredentials()
     return Api(
         options.host,
         options.namespace,
-        token=os.environ.get("KF_PIPELINES_TOKEN", ""),
-        credentials=credentials,
-        ca_certificate=options.ca_certificate,
+        token=_token(options),
+        ca_certificate=_certificate(options.ca_certificate),
         timeout=options.timeout,
     )
+
+
+def _token(options: argparse.Namespace) -> Callable[[], str] | None:
+    """Give what reads the token: from a file again and again, since a pod's is renewed."""
+    from kfp import client
+
+    from pipelines.api import checked_token, token_in
+
+    if options.token_file:
+        return partial(token_in, options.token_file)
+    if options.service_account:
+        path = os.environ.get(client.KF_PIPELINES_SA_TOKEN_ENV) or client.KF_PIPELINES_SA_TOKEN_PATH
+        return partial(token_in, Path(path))
+    text = os.environ.get("KF_PIPELINES_TOKEN")
+    return partial(checked_token, text, "KF_PIPELINES_TOKEN") if text else None
+
+
+def _certificate(path: str) -> str:
+    if path:
+        try:
+            ssl.create_default_context(cafile=path)
+        except OSError as error:  # ssl.SSLError among them
+            raise UserError(f"--ca-certificate {path}: is no certificate ({error.strerror or error})") from None
+    return path
 
 
 if __name__ == "__main__":

@@ -18,12 +18,12 @@ def train_distributed(
 
     from ganflow import pod
     from ganflow.tracking.sweeps import part_of_sweep
-    from ganflow.trainjob import JobSettings, train_on_nodes
+    from ganflow.trainjob import train_on_nodes
 
     with pod.plain_failures("train", code), part_of_sweep(pod.parent_run(trial)):
         params = pod.params_of(leaves, prepared.metadata["params"], trial=trial)
-        data, out = Path(prepared.path), Path(trained.path)
-        work = pod.job_folder(params, data)
-        train_on_nodes(params, data, out, work, pod.parent_run(trial), nodes, gpus, JobSettings.from_environment())
+        out = Path(trained.path)
+        train_on_nodes(params, Path(prepared.path), out, pod.states(), pod.parent_run(trial), nodes, gpus)
+        pod.send_rest()
         trained.metadata.update(pod.about_training(params, out, trial))
         Path(page.path).write_text(pod.training_page(params, out), encoding="utf-8")

@@ -169,7 +169,6 @@ def place_trainjob(task: dsl.PipelineTask, cluster: Cluster) -> None:
         gpu_resource=cluster.gpu.resource,
         shared_memory=cluster.shared_memory,
         mlflow_secret=cluster.mlflow_secret,
-        mlflow_keys=list(_MLFLOW_KEYS),
         service_account=cluster.service_account,
         tolerations=tolerations,
         node_selector=cluster.gpu.node_selector,

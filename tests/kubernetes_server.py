@@ -79,6 +79,8 @@ class KubernetesServer:
         known = models.TrainerV1alpha1TrainJob.from_dict(job)
         assert known is not None
         assert json.loads(known.to_json()) == job, "the TrainJob has fields that Trainer does not know"
+        (container,) = _pod_patch(job["spec"])["containers"]
+        assert "env" not in container, "Trainer takes no environment for its own container from a patch"
         name = job["metadata"]["name"]
         job["metadata"] |= {"namespace": "team", "creationTimestamp": _CREATED}
         self.jobs[name] = job
@@ -116,26 +118,34 @@ class KubernetesServer:
 
     def _start(self, name: str, spec: dict[str, Any]) -> list[Node]:
         trainer = spec["trainer"]
-        (job,) = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
-        (container,) = job["template"]["spec"]["template"]["spec"]["containers"]
-        given = {entry["name"]: self._value(entry) for entry in [*trainer["env"], *container["env"]]}
+        self._mount_secrets(_pod_patch(spec))
+        given = {entry["name"]: str(entry["value"]) for entry in trainer["env"]}
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         torch = {"PET_NNODES": trainer["numNodes"], "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port}
         kept = {key: os.environ[key] for key in ("PATH", "HOME", "PYTHONPATH") if key in os.environ}
         environment = {**kept, **{key: str(value) for key, value in torch.items()}}
-        environment |= {key: value for key, value in given.items() if value is not None}
+        environment |= given
         return [
             Node(f"{name}-node-0-{rank}", trainer["command"], {**environment, "PET_NODE_RANK": str(rank)}, self._folder)
             for rank in range(trainer["numNodes"])
         ]
 
-    def _value(self, entry: dict[str, Any]) -> str | None:
-        if "value" in entry:
-            return str(entry["value"])
-        reference = entry["valueFrom"]["secretKeyRef"]
-        return self._secrets[reference["name"]].get(reference["key"])
+    def _mount_secrets(self, pod: dict[str, Any]) -> None:
+        mounts = {mount["name"]: Path(mount["mountPath"]) for mount in pod["containers"][0]["volumeMounts"]}
+        for volume in pod["volumes"]:
+            if "secret" in volume:
+                folder = mounts[volume["name"]]
+                folder.mkdir(exist_ok=True)
+                for key, value in self._secrets[volume["secret"]["secretName"]].items():
+                    (folder / key).write_text(value, encoding="utf-8")
+
+
+def _pod_patch(spec: dict[str, Any]) -> dict[str, Any]:
+    (job,) = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    pod: dict[str, Any] = job["template"]["spec"]["template"]["spec"]
+    return pod
 
 
 def _pod(node: Node) -> dict[str, Any]:

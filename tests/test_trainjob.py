@@ -5,12 +5,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from kubeflow.trainer import TrainerClient
 from kubernetes_server import KubernetesServer
 from mlflow import MlflowClient
 
 from ganflow import params, trainjob
+from ganflow.data.packed import PackedData
 from ganflow.params import Params
 from ganflow.stages.prepare import prepare
+from ganflow.training.state import state_digest
 from ganflow.trainjob import JobSettings, TrainJobFailedError, train_on_nodes
 
 SETTINGS = JobSettings(
@@ -24,7 +27,6 @@ SETTINGS = JobSettings(
     gpu_resource="nvidia.com/gpu",
     shared_memory="1Gi",
     mlflow_secret="mlflow",
-    mlflow_keys=["MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD"],
     tolerations=[{"key": "nvidia.com/gpu", "operator": "Exists"}],
     node_selector={"zone": "a"},
 )
@@ -51,6 +53,8 @@ def prepared(small: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[KubernetesServer]:
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     monkeypatch.setenv("KFP_RUN_ID", "run-7")
+    monkeypatch.setenv("GANFLOW_TRAINJOB", SETTINGS.to_text())
+    monkeypatch.setattr(trainjob, "_SECRETS", str(repository / "secrets"))
     server = KubernetesServer(
         repository, secrets={"mlflow": {"MLFLOW_TRACKING_URI": f"sqlite:///{repository}/mlflow.db"}}
     )
@@ -66,13 +70,13 @@ def cluster(repository: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kuber
 def test_two_nodes_train_one_model(
     small: Params, prepared: Path, cluster: KubernetesServer, repository: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, work = repository / "out", repository / "volume" / "work"
-    train_on_nodes(small, prepared, out, work, "", 2, 0, SETTINGS)
+    out, states = repository / "out", repository / "volume"
+    train_on_nodes(small, prepared, out, states, "", 2, 0)
 
     assert {"generator.safetensors", "discriminator.safetensors", "history.csv", "run.json"} <= {
         path.name for path in out.iterdir()
     }
-    assert not work.exists()
+    assert not list((states / "jobs").iterdir())
     (job,) = cluster.created
     assert cluster.deleted == [job["metadata"]["name"]]
     client = MlflowClient(f"sqlite:///{repository}/mlflow.db")
@@ -88,7 +92,7 @@ def test_the_job_asks_for_what_the_settings_say(
 ) -> None:
     monkeypatch.setattr(trainjob, "_COMMAND", "exit 3")
     with pytest.raises(TrainJobFailedError, match="failed"):
-        train_on_nodes(small, prepared, repository / "out", repository / "work", "parent", 3, 2, SETTINGS)
+        train_on_nodes(small, prepared, repository / "out", repository / "states", "parent", 3, 2)
     (job,) = cluster.created
     assert cluster.deleted == [job["metadata"]["name"]]
     trainer = job["spec"]["trainer"]
@@ -100,40 +104,47 @@ def test_the_job_asks_for_what_the_settings_say(
     assert environment["MLFLOW_RUN_ID"] == "parent"
     (jobs,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = jobs["template"]["spec"]["template"]["spec"]
-    assert {volume["name"] for volume in pod["volumes"]} == {"checkpoints", "shared-memory"}
+    assert {volume["name"] for volume in pod["volumes"]} == {"checkpoints", "shared-memory", "mlflow"}
     assert pod["tolerations"] == SETTINGS.tolerations
     assert pod["nodeSelector"] == {"zone": "a"}
     assert pod["securityContext"]["runAsUser"] == 1000
-    references = [entry["valueFrom"]["secretKeyRef"]["key"] for entry in pod["containers"][0]["env"]]
-    assert references == ["MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_PASSWORD"]
+    (secret,) = (volume for volume in pod["volumes"] if "secret" in volume)
+    assert secret["secret"] == {"secretName": "mlflow", "optional": True}
+
+
+def started(small: Params, prepared: Path, states: Path) -> tuple[str, Path]:
+    """A TrainJob that a launcher has started and then left alone: its name, and the folder of its nodes."""
+    work = states / "jobs" / state_digest(small, PackedData(prepared).card)
+    work.mkdir(parents=True)
+    name = trainjob._name(work)
+    trainjob._launch(TrainerClient(), name, work, "", 1, 0, SETTINGS)
+    return name, work
 
 
 def test_a_retried_launcher_follows_the_job_that_is_there(
     small: Params, prepared: Path, cluster: KubernetesServer, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pod before was lost without a word: its TrainJob went on."""
-    work = repository / "work"
-    finish = 'mkdir -p "$GANFLOW_JOB/artifacts/train" && sleep 1 && echo "{}" > "$GANFLOW_JOB/artifacts/train/run.json"'
+    """And keeps what MLflow has not had of its journal."""
+    finish = (
+        'cd "$GANFLOW_JOB" && mkdir -p artifacts/train .ganflow/unsent/run && sleep 1 && '
+        "touch .ganflow/unsent/run/journal.jsonl artifacts/train/run.json"
+    )
     monkeypatch.setattr(trainjob, "_COMMAND", finish)
-    from kubeflow.trainer import TrainerClient
-
-    trainjob._launch(TrainerClient(), trainjob._name(work), work, "", 1, 0, SETTINGS)
-    train_on_nodes(small, prepared, repository / "out", work, "", 1, 0, SETTINGS)
+    started(small, prepared, repository / "states")
+    train_on_nodes(small, prepared, repository / "out", repository / "states", "", 1, 0)
     assert len(cluster.created) == 1
     assert (repository / "out" / "run.json").exists()
+    assert (repository / "states" / "unsent" / "run" / "journal.jsonl").exists()
 
 
 def test_a_failed_job_of_before_is_replaced(
     small: Params, prepared: Path, cluster: KubernetesServer, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    work = repository / "work"
     monkeypatch.setattr(trainjob, "_COMMAND", "exit 1")
-    from kubeflow.trainer import TrainerClient
-
-    trainjob._launch(TrainerClient(), trainjob._name(work), work, "", 1, 0, SETTINGS)
-    cluster.nodes[trainjob._name(work)][0].process.wait()
+    name, _ = started(small, prepared, repository / "states")
+    cluster.nodes[name][0].process.wait()
     with pytest.raises(TrainJobFailedError):
-        train_on_nodes(small, prepared, repository / "out", work, "", 1, 0, SETTINGS)
+        train_on_nodes(small, prepared, repository / "out", repository / "states", "", 1, 0)
     assert len(cluster.created) == 2
 
 
@@ -143,11 +154,10 @@ def test_sigterm_leaves_no_job_behind(
     """As when a run is ended in Kubeflow."""
     (repository / "params.json").write_text(json.dumps(params.dump(small)), encoding="utf-8")
     code = (
-        "import json; from pathlib import Path; from ganflow import params, trainjob\n"
+        "from pathlib import Path; from ganflow import params, trainjob\n"
         "trainjob._COMMAND = 'sleep 60'\n"
-        f"settings = trainjob.JobSettings(**json.loads({SETTINGS.to_text()!r}))\n"
-        "loaded, work = params.load(Path('params.json')), Path('work').resolve()\n"
-        f"trainjob.train_on_nodes(loaded, Path({str(prepared)!r}), Path('out'), work, '', 1, 0, settings)\n"
+        "loaded, states = params.load(Path('params.json')), Path('states').resolve()\n"
+        f"trainjob.train_on_nodes(loaded, Path({str(prepared)!r}), Path('out'), states, '', 1, 0)\n"
     )
     launcher = subprocess.Popen([sys.executable, "-c", code], cwd=repository)
     while not cluster.created and launcher.poll() is None:

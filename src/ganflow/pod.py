@@ -11,14 +11,12 @@ from typing import Any, Final
 
 from ganflow import report
 from ganflow.code import Stage, code_version
-from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.home import state_folder
 from ganflow.params import Params, dump, nest, overlay, override, parse
 from ganflow.tracking.delivery import sync
 from ganflow.tracking.runs import read_run
 from ganflow.training.loop import DivergedError, InterruptedTraining
-from ganflow.training.state import state_digest
 from ganflow.trainjob import TrainJobFailedError
 
 # Set on the pods by pipelines/cluster.py.
@@ -92,11 +90,6 @@ def send_rest(attempts: int = 20, pause: float = 30.0) -> None:
         else:
             return
     _say(f"the rest of the journal stays in {states()}: `ganflow sync --states {states()}` sends it")
-
-
-def job_folder(params: Params, prepared: Path) -> Path:
-    """Folder on the volume for checkpoints in which the nodes of a TrainJob work."""
-    return states() / "jobs" / state_digest(params, PackedData(prepared).card)
 
 
 def about_training(params: Params, trained: Path, trial: str) -> dict[str, str]:

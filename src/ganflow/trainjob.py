@@ -16,10 +16,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
+from ganflow.data.packed import PackedData
 from ganflow.params import Params, dump
 from ganflow.tracking.store import public
+from ganflow.training.state import state_digest
 
 if TYPE_CHECKING:
     from kubeflow.trainer import TrainerClient
@@ -28,7 +30,14 @@ if TYPE_CHECKING:
 SETTINGS: Final = "GANFLOW_TRAINJOB"
 
 _DONE = "run.json"  # what `ganflow train` writes last
-_COMMAND = 'cd "$GANFLOW_JOB" && exec torchrun --nproc-per-node "$GANFLOW_PROCESSES" --no-python ganflow train'
+# As files, since Trainer takes no environment for its container from a patch, and its SDK none from a Secret.
+_SECRETS = "/var/run/ganflow-mlflow"
+_COMMAND = """
+for file in "$GANFLOW_SECRETS"/MLFLOW_*; do
+  if [ -f "$file" ]; then export "${file##*/}=$(cat "$file")"; fi
+done
+cd "$GANFLOW_JOB" && exec torchrun --nproc-per-node "$GANFLOW_PROCESSES" --no-python ganflow train
+"""
 _PASSED_ON = ("KFP_RUN_ID", "GANFLOW_COMMIT", "GANFLOW_IMAGE", "OMP_NUM_THREADS")
 _COMPLETE, _FAILED = "Complete", "Failed"
 
@@ -51,7 +60,6 @@ class JobSettings:
     gpu_resource: str
     shared_memory: str
     mlflow_secret: str
-    mlflow_keys: list[str]
     service_account: str = ""
     tolerations: list[dict[str, str]] = field(default_factory=list)
     node_selector: dict[str, str] = field(default_factory=dict)
@@ -67,20 +75,24 @@ class JobSettings:
 
 
 def train_on_nodes(  # noqa: PLR0917
-    params: Params, prepared: Path, out: Path, work: Path, parent_run: str, nodes: int, gpus: int, settings: JobSettings
+    params: Params, prepared: Path, out: Path, states: Path, parent_run: str, nodes: int, gpus: int
 ) -> None:
     """Train on `nodes` machines with `gpus` GPUs each (0: one process on the CPUs of each).
 
-    `work` is a folder on the shared volume. A pod that is started again finds the TrainJob of the one before it, or
+    `states` is a folder on the shared volume. A pod that is started again finds the TrainJob of the one before it, or
     starts another that goes on from its checkpoint. Raises TrainJobFailedError.
     """
-    trained = work / "artifacts" / "train"
+    settings = JobSettings.from_environment()
+    work = states / "jobs" / state_digest(params, PackedData(prepared).card)
+    trained, unsent = work / "artifacts" / "train", work / ".ganflow" / "unsent"
     if not (trained / _DONE).exists():
         _lay_out(work, params, prepared)
         _run(_name(work), work, parent_run, nodes, gpus, settings)
     if not (trained / _DONE).exists():
         raise TrainJobFailedError(f"the TrainJob ended well, but left no {_DONE} in {trained}")
     shutil.copytree(trained, out, dirs_exist_ok=True)
+    if unsent.exists():  # what MLflow has not had yet of the journal
+        shutil.copytree(unsent, states / "unsent", dirs_exist_ok=True)
     shutil.rmtree(work)
 
 
@@ -125,10 +137,17 @@ def _launch(  # noqa: PLR0917
     resources = {"cpu": settings.cpu, "memory": settings.memory}
     if gpus:
         resources[settings.gpu_resource] = str(gpus)
-    environment = {"GANFLOW_JOB": str(work), "GANFLOW_PROCESSES": str(max(gpus, 1))}
-    environment |= {key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)}
+    environment = {
+        "GANFLOW_JOB": str(work),
+        "GANFLOW_PROCESSES": str(max(gpus, 1)),
+        "GANFLOW_SECRETS": _SECRETS,
+        **{key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)},
+    }
     if run := parent_run or os.environ.get("MLFLOW_RUN_ID"):
         environment["MLFLOW_RUN_ID"] = run
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if uri == public(uri):  # it may come from Kubeflow's plugin, and not from the Secret
+        environment["MLFLOW_TRACKING_URI"] = uri
     trainer = CustomTrainerContainer(
         image=settings.image, num_nodes=nodes, resources_per_node=resources, env=environment
     )
@@ -160,13 +179,14 @@ def _patch(settings: JobSettings) -> "TrainingRuntimeSpecPatch":
     volumes = [
         {"name": "checkpoints", "persistentVolumeClaim": {"claimName": settings.claim}},
         {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": settings.shared_memory}},
+        {"name": "mlflow", "secret": {"secretName": settings.mlflow_secret, "optional": True}},
     ]
     container = ContainerPatch(
         name="node",
-        env=_tracking(settings),
         volume_mounts=[
             {"name": "checkpoints", "mountPath": settings.path},
             {"name": "shared-memory", "mountPath": "/dev/shm"},
+            {"name": "mlflow", "mountPath": _SECRETS, "readOnly": True},
         ],
         security_context={
             "allowPrivilegeEscalation": False,
@@ -186,19 +206,6 @@ def _patch(settings: JobSettings) -> "TrainingRuntimeSpecPatch":
     job = JobTemplatePatch(spec=JobSpecPatch(template=PodTemplatePatch(spec=pod)))
     jobs = JobSetSpecPatch(replicated_jobs=[ReplicatedJobPatch(name="node", template=job)])
     return TrainingRuntimeSpecPatch(template=JobSetTemplatePatch(spec=jobs))
-
-
-def _tracking(settings: JobSettings) -> list[dict[str, Any]]:
-    """Give the nodes MLflow's address and credentials; secrets by reference alone."""
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-    plain = [{"name": "MLFLOW_TRACKING_URI", "value": uri}] if uri and uri == public(uri) else []
-    given = {entry["name"] for entry in plain}
-    references = [
-        {"name": key, "valueFrom": {"secretKeyRef": {"name": settings.mlflow_secret, "key": key, "optional": True}}}
-        for key in settings.mlflow_keys
-        if key not in given
-    ]
-    return [*plain, *references]
 
 
 def _exists(client: "TrainerClient", name: str) -> bool:

@@ -26,16 +26,26 @@ def pull(remote: str, md5: str, out: Path) -> DataCard:
     with TemporaryDirectory(dir=out.parent, prefix=".dvc-") as folder:
         root = Path(folder)
         try:
-            with Repo.init(str(root), no_scm=True) as repo:
-                with repo.config.edit() as config:
-                    config["remote"]["origin"] = {"url": remote}
-                    config["core"]["remote"] = "origin"
-                entry = {"outs": [{"md5": md5, "hash": "md5", "path": _NAME}]}
-                (root / f"{_NAME}.dvc").write_text(json.dumps(entry), encoding="utf-8")
+            _settle(root, remote)
+            entry = {"outs": [{"md5": md5, "hash": "md5", "path": _NAME}]}
+            (root / f"{_NAME}.dvc").write_text(json.dumps(entry), encoding="utf-8")
+            with Repo(str(root)) as repo:
                 repo.pull()
         except (DvcException, OSError) as error:
             said = " ".join(str(error).split())[:300]
             raise UserError(f"{remote}: the prepared data {md5} cannot be pulled ({said}); run `dvc push`") from None
+        card = DataCard.load(root / _NAME / CARD_FILE)
         shutil.rmtree(out, ignore_errors=True)
         (root / _NAME).rename(out)
-    return DataCard.load(out / CARD_FILE)
+    return card
+
+
+def _settle(root: Path, remote: str) -> None:
+    """Make a DVC repository of a folder that goes away soon; `dvc init` would leave notes on it elsewhere."""
+    from dvc.config import Config
+
+    (root / ".dvc").mkdir()
+    with Config.init(str(root / ".dvc")).edit() as config:
+        config["remote"]["origin"] = {"url": remote, "verify": True}
+        config["core"] |= {"no_scm": True, "remote": "origin", "site_cache_dir": str(root / "site")}
+        config["cache"]["type"] = "copy"  # a link would lead into this folder

@@ -36,7 +36,7 @@ def training_page(trained: Path, title: str) -> str:
     """Show the last sample grid and the curves of the training that left the folder `trained`."""
     with (trained / "history.csv").open(newline="", encoding="utf-8") as file:
         history = list(csv.DictReader(file))
-    samples = sorted((trained / "samples").glob("*.png"))
+    samples = sorted((trained / "samples").glob("*.png"), key=lambda path: int(path.stem))
     parts = [f"<h2>{escape(title)}</h2>"]
     if samples:
         parts.append(f"<h3>Samples after {int(samples[-1].stem):,} images</h3>{_image(samples[-1].read_bytes(), 512)}")
@@ -137,5 +137,5 @@ def _shown(value: Any) -> str:
 
 
 def _markdown(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    lines = [f"| {name} | {str(text).replace('|', '/')} |" for name, text in rows]
+    lines = [f"| {name} | {' '.join(str(text).split()).replace('|', '/')} |" for name, text in rows]
     return "\n".join([f"# {title}", "", "| | |", "|---|---|", *lines]) + "\n"

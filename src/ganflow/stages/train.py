@@ -41,7 +41,7 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
     with joined_team(device, params.train.batch_size) as team:
         match = _new_match(params, packed, device, team)
         if not team.leads:
-            loop.assist(match, state, params.seed)
+            _assist(match, state, params.seed)
             return
         with _alone(state):
             run = resume_run(params, packed.card, state, parent_run=parent_run)
@@ -61,6 +61,17 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
                 unsent = sender.close()
             shutil.copyfile(state / "run.json", out / "run.json")
             _retire(state, states, run.run_id, unsent)
+
+
+def _assist(match: Match, state: Path, seed: int) -> None:
+    """Play along as one of the processes that do not lead; when all are told to stop, until the leading one has."""
+    with _stop_signals() as asked_to_stop:
+        try:
+            loop.assist(match, state, seed)
+        except RuntimeError:
+            if asked_to_stop:
+                raise loop.InterruptedTraining(match.images) from None
+            raise
 
 
 def _new_match(params: Params, packed: PackedData, device: torch.device, team: Team) -> Match:

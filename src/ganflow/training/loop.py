@@ -47,6 +47,7 @@ def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, sto
     Raises DivergedError, with the last good checkpoint kept, and InterruptedTraining, with one just written.
     """
     params = match.params
+    match.team.meet()  # from here on the checkpoint is the same for all
     if not checkpoint.restore(match, state):
         _sample(match, fixed_inputs, state, journal)
     clock = _Clock(match.images)
@@ -76,6 +77,7 @@ def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, sto
 
 def assist(match: Match, state: Path, seed: int) -> None:
     """Play the same rounds as one of the other processes of a team; the leading one keeps the record in `train`."""
+    match.team.meet()
     checkpoint.restore(match, state)
     # Latents of its own: a fresh network and a checkpoint both come with the random state of the leading process.
     own = np.random.SeedSequence((seed, match.team.rank, match.rounds))

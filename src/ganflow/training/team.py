@@ -29,6 +29,11 @@ class Team:
         """Which pictures of a batch are this process's."""
         return slice(self.rank, None, self.size)
 
+    def meet(self) -> None:
+        """Wait until all processes have come here."""
+        if self.size > 1:
+            dist.barrier()
+
     def average_gradients(self, network: nn.Module) -> None:
         """Replace each gradient by its mean over the processes: that of the whole batch, where losses are means.
 

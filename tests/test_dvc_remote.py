@@ -150,7 +150,7 @@ def test_a_remote_that_has_lost_a_file(push: Push, out: Path, tmp_path: Path) ->
 def test_pushed_data_without_a_card_replaces_nothing(push: Push, origin: Path, out: Path, tmp_path: Path) -> None:
     (origin / "card.json").unlink()
     remote = str(tmp_path / "remote")
-    with pytest.raises(UserError, match="there is no data card"):
+    with pytest.raises(UserError, match="is no prepared data"):
         pull(remote, push(remote), out)
     assert contents(out.parent) == {"out/earlier.txt": b"as it was"}
 

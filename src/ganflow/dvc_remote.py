@@ -1,6 +1,7 @@
 """Prepared data from a DVC remote: what `dvc push` put there, without the repository that pushed it."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,6 +23,7 @@ def pull(remote: str, md5: str, out: Path) -> DataCard:
         from dvc.repo import Repo
     except ImportError:
         raise UserError("dvc: is not installed, and is needed to pull prepared data; install ganflow[dvc]") from None
+    os.environ.setdefault("USER", str(os.getuid()))  # DVC asks for a name, which a user of a container may not have
     out.parent.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=out.parent, prefix=".dvc-") as folder:
         root = Path(folder)
@@ -32,8 +34,15 @@ def pull(remote: str, md5: str, out: Path) -> DataCard:
             with Repo(str(root)) as repo:
                 repo.pull()
         except (DvcException, OSError) as error:
-            said = " ".join(str(error).split())[:300]
-            raise UserError(f"{remote}: the prepared data {md5} cannot be pulled ({said}); run `dvc push`") from None
+            said = " ".join(str(error).split())[:300].replace(str(root), "")
+            raise UserError(
+                f"{remote}: the prepared data {md5} cannot be pulled ({said}; DVC's own lines above say more); check "
+                "the remote and its credentials, or run `dvc push`"
+            ) from None
+        if not (root / _NAME / CARD_FILE).is_file():
+            raise UserError(
+                f"{remote}: {md5} is no prepared data: it has no {CARD_FILE}; run `dvc repro` and `dvc push`"
+            )
         card = DataCard.load(root / _NAME / CARD_FILE)
         shutil.rmtree(out, ignore_errors=True)
         (root / _NAME).rename(out)

@@ -86,7 +86,8 @@ def send_rest(attempts: int = 20, pause: float = 30.0) -> None:
             sync(states())
         except UserError as error:
             _say(f"{error}; attempt {attempt + 1} of {attempts}")
-            time.sleep(pause)
+            if attempt + 1 < attempts:
+                time.sleep(pause)
         else:
             return
     _say(f"the rest of the journal stays in {states()}: `ganflow sync --states {states()}` sends it")

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -95,11 +96,9 @@ def test_pictures_and_labels_of_a_share_belong_together() -> None:
 # Joining
 
 
-@pytest.mark.parametrize("size", [None, "1"])
+@pytest.mark.parametrize("size", [None, "1", "3"])
 def test_without_torchrun_a_process_is_alone(size: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
-    if size is None:
-        monkeypatch.delenv("WORLD_SIZE", raising=False)
-    else:
+    if size is not None:
         monkeypatch.setenv("WORLD_SIZE", size)
     with joined_team(CPU, 7) as team:
         assert team is ALONE
@@ -112,6 +111,7 @@ def test_only_the_first_leads() -> None:
 
 
 def test_a_batch_that_cannot_be_divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "3")
     with pytest.raises(UserError, match=r"^train.batch_size: 8 cannot be divided by 3 processes"), joined_team(CPU, 8):
         pytest.fail("joined")
@@ -120,12 +120,12 @@ def test_a_batch_that_cannot_be_divided(monkeypatch: pytest.MonkeyPatch) -> None
 # Latents of one's own
 
 
-def interrupted_at(images: int, state: Path, family: str = "vanilla") -> None:
-    """Leave the checkpoint of a process that trained alone."""
+def trained_alone(images: int, state: Path, family: str = "vanilla") -> None:
+    """Leave the checkpoint of a process that trained alone until then."""
     match = new_match(family)
     state.mkdir(parents=True)
     inputs = match.game.draw_inputs(loop.SAMPLES, torch.Generator().manual_seed(0))
-    with pytest.raises(loop.InterruptedTraining):
+    with suppress(loop.InterruptedTraining):
         loop.train(match, inputs, state, Journal(state), lambda: match.images >= images)
 
 
@@ -140,8 +140,8 @@ def new_match(family: str, team: Team = ALONE) -> Match:
 def test_each_process_draws_its_own_latents_and_others_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    interrupted_at(80, tmp_path / "at_80")
-    interrupted_at(120, tmp_path / "at_120")
+    trained_alone(80, tmp_path / "at_80")
+    trained_alone(120, tmp_path / "at_120")
     monkeypatch.setattr(Match, "images", MATCH["images"])  # there is nothing left to play
     drawn = [tuple(new_match("vanilla").game.draw_inputs(1).flatten().tolist())]
     for seed in (0, 1):
@@ -156,7 +156,7 @@ def test_each_process_draws_its_own_latents_and_others_after_a_resume(
 # Together
 
 PLAYS = """
-import time
+import shutil, time
 from pathlib import Path
 import torch
 from torch.nn.functional import softplus
@@ -213,12 +213,29 @@ def wait_and_play(team, state):
     except RuntimeError as error:  # the leader came to its end
         return {"error": str(error)}
 
+def finish(team, state):
+    # Nothing is left to play, and the leader has put the state away when another comes to read it.
+    match = new_match("vanilla", team)
+    if team.leads:
+        inputs = match.game.draw_inputs(loop.SAMPLES, torch.Generator().manual_seed(0))
+        loop.train(match, inputs, state, Journal(state), lambda: False)
+        shutil.rmtree(state)
+    else:
+        restore = checkpoint.restore
+        checkpoint.restore = lambda match, folder: (time.sleep(0.5), restore(match, folder))
+        try:
+            loop.assist(match, state, 0)
+        except RuntimeError as error:
+            return {"error": str(error)}
+    return {"last": weights(match)}
+
 with joined_team(CPU, 8) as team:
     found = {"gradients": gradients(team)}
     for family in MODELS:
         for start in ("fresh", "resumed"):
             found[f"{family} {start}"] = play(team, family, Path(f"{family} {start}"))
     found["moved on"] = wait_and_play(team, Path("moved on"))
+    found["finished"] = finish(team, Path("finished"))
 torch.save(found, f"rank{team.rank}.pt")
 """
 
@@ -228,9 +245,10 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each process of a team found: gradients of one batch, and matches from the start and from a checkpoint."""
     folder = tmp_path_factory.mktemp("played")
     for family in MODELS:
-        interrupted_at(80, folder / f"{family} resumed", family)
-    interrupted_at(80, folder / "moved on")
-    interrupted_at(120, folder / "later")
+        trained_alone(80, folder / f"{family} resumed", family)
+    trained_alone(80, folder / "moved on")
+    trained_alone(120, folder / "later")
+    trained_alone(160, folder / "finished")
     (folder / "later" / checkpoint.FILE).rename(folder / "moved on" / "later")
     (folder / "plays.py").write_text(PLAYS)
     with pytest.MonkeyPatch.context() as patched:
@@ -266,6 +284,13 @@ def test_processes_with_latents_of_their_own_stay_one_model(
 def test_all_go_on_from_the_checkpoint_that_the_leader_finds(played: list[dict[str, Any]]) -> None:
     """Though it was moved on while the leader waited: by a pod that was being deleted, say."""
     one, other = (rank["moved on"] for rank in played)
+    assert "error" not in other
+    torch.testing.assert_close(one["last"], other["last"], rtol=0, atol=0)
+
+
+def test_a_checkpoint_of_a_finished_training_ends_all_processes_well(played: list[dict[str, Any]]) -> None:
+    """As after a kill between the last checkpoint and the weights."""
+    one, other = (rank["finished"] for rank in played)
     assert "error" not in other
     torch.testing.assert_close(one["last"], other["last"], rtol=0, atol=0)
 
@@ -330,6 +355,7 @@ def images_of(checkpoint: Path) -> int:
 def test_the_stage_refuses_a_batch_that_cannot_be_divided(
     ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "none")
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert cli.main(["train"]) == 2
     assert capsys.readouterr().err == "ganflow: train.batch_size: 8 cannot be divided by 3 processes\n"

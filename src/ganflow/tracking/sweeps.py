@@ -12,7 +12,8 @@ from mlflow.entities import Metric, Param, RunTag
 from ganflow.errors import UserError
 from ganflow.params import Params
 from ganflow.tracking.runs import LARGEST_PARAM_BATCH, TAG_KIND, chunks, provenance, run_name, training_params
-from ganflow.tracking.store import connect, experiment_id, explained, find_run
+from ganflow.tracking.store import connect, experiment_id, explained
+from ganflow.training.loop import InterruptedTraining
 
 _TAG_SWEEP = "ganflow.sweep"
 
@@ -52,6 +53,8 @@ def part_of_sweep(run_id: str) -> Iterator[None]:
     """Mark the sweep as failed where a part of it fails; without a run id there is no sweep."""
     try:
         yield
+    except InterruptedTraining:  # another pod goes on
+        raise
     except BaseException:
         if run_id:
             with suppress(UserError):  # the failure itself is what people have to hear of
@@ -84,5 +87,4 @@ def close_sweep(run_id: str, trials: Sequence[Trial], best: Trial) -> None:
 def _end(run_id: str, status: str) -> None:
     client = connect()
     with explained(client.tracking_uri):
-        if find_run(client, run_id) is not None:
-            client.set_terminated(run_id, status)
+        client.set_terminated(run_id, status)

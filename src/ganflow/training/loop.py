@@ -47,8 +47,7 @@ def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, sto
     Raises DivergedError, with the last good checkpoint kept, and InterruptedTraining, with one just written.
     """
     params = match.params
-    match.team.meet()  # from here on the checkpoint is the same for all
-    if not checkpoint.restore(match, state):
+    if not _restore(match, state):
         _sample(match, fixed_inputs, state, journal)
     clock = _Clock(match.images)
     pause = 0.5 if sys.stderr.isatty() else 30  # a log file needs fewer lines than a terminal
@@ -77,13 +76,20 @@ def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, sto
 
 def assist(match: Match, state: Path, seed: int) -> None:
     """Play the same rounds as one of the other processes of a team; the leading one keeps the record in `train`."""
-    match.team.meet()
-    checkpoint.restore(match, state)
+    _restore(match, state)
     # Latents of its own: a fresh network and a checkpoint both come with the random state of the leading process.
     own = np.random.SeedSequence((seed, match.team.rank, match.rounds))
     torch.manual_seed(int(own.generate_state(1)[0]))
     while match.images < match.params.images:
         match.play_round()
+
+
+def _restore(match: Match, state: Path) -> bool:
+    """Let all processes read the same checkpoint: none before the leading one's turn, none after it went on."""
+    match.team.meet()
+    restored = checkpoint.restore(match, state)
+    match.team.meet()
+    return restored
 
 
 def _due(before: int, now: int, end: int, every: int) -> bool:

@@ -59,16 +59,21 @@ ALONE = Team()
 def joined_team(device: torch.device, batch_size: int) -> Iterator[Team]:
     """Join the processes that torchrun started; without torchrun, be alone.
 
-    Raises UserError where the batch cannot be divided among them.
+    Raises UserError where the batch, or the GPUs, cannot be divided among them.
     """
-    size = int(os.environ.get("WORLD_SIZE", "1"))
+    size = int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
     if size == 1:
         yield ALONE
         return
     if batch_size % size:
         raise UserError(f"train.batch_size: {batch_size} cannot be divided by {size} processes")
+    if device.type == "mps":
+        raise UserError("train.device: several processes cannot share Apple's GPU; set it to cpu")
     if device.type == "cuda":
-        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        number, there = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
+        if number >= there:
+            raise UserError(f"torchrun --nproc-per-node: asks for more processes than the {there} GPUs that there are")
+        torch.cuda.set_device(number)
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     try:
         yield Team(dist.get_rank(), size)

@@ -62,7 +62,7 @@ def _parser() -> argparse.ArgumentParser:
 
     where = argparse.ArgumentParser(add_help=False)
     where.add_argument("--cluster", type=Path, default=Path("cluster.yaml"), metavar="FILE", help="cluster.yaml")
-    where.add_argument("--image", default="", help="image of the tasks, in place of cluster.yaml's")
+    where.add_argument("--image", type=_text, help="image of the tasks, in place of cluster.yaml's")
     where.add_argument("--gpus", type=_positive, default=0, metavar="N", help="GPUs of each node of the training")
     where.add_argument("--nodes", type=_positive, default=1, metavar="N", help="nodes of the training")
     where.add_argument(
@@ -98,9 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     submit.add_argument("--experiment", default="", help="experiment in Kubeflow (that of tracking.experiment)")
     submit.add_argument("--name", default="", help="name of the run")
     submit.add_argument("--wait", action="store_true", help="show the tasks until the run ends; status 1 if it fails")
-    submit.add_argument("--cron", default="", metavar="EXPRESSION", help='run again and again, as in "0 0 3 * * *"')
+    submit.add_argument("--cron", type=_text, metavar="EXPRESSION", help='run again and again, as in "0 0 3 * * *"')
     schedules = add("schedules", _schedules, "list what --cron started, or stop it", server)
-    schedules.add_argument("--stop", default="", metavar="ID", help="the schedule to stop")
+    schedules.add_argument("--stop", type=_text, metavar="ID", help="the schedule to stop")
     return parser
 
 
@@ -108,6 +108,13 @@ def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a positive integer, not {text!r}")
     return int(text)
+
+
+def _text(text: str) -> str:
+    """An empty one is a variable that was not set: not to be taken for no option at all."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("must not be empty")
+    return text.strip()
 
 
 def _compile(options: argparse.Namespace) -> int:
@@ -137,7 +144,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
-    if len(options.cron.split()) == 5:
+    if options.cron and len(options.cron.split()) == 5:
         raise UserError(
             f"--cron {options.cron!r}: has five fields; to Kubeflow the first of six is the seconds: '0 {options.cron}'"
         )
@@ -159,7 +166,11 @@ def _submit(options: argparse.Namespace) -> int:
     print(f"pipelines: {server.address(run)}", flush=True)
     if not options.wait:
         return 0
-    state = server.follow(run, pipeline, lambda text: print(f"pipelines: {text}", flush=True))
+    try:
+        state = server.follow(run, pipeline, lambda text: print(f"pipelines: {text}", flush=True))
+    except KeyboardInterrupt:
+        print(f"pipelines: no longer waiting; the run goes on: {server.address(run)}", file=sys.stderr)
+        return _INTERRUPTED
     print(f"pipelines: the run {state.lower()}: {server.address(run)}")
     return 0 if state == "SUCCEEDED" else 1
 
@@ -184,9 +195,10 @@ def _params(options: argparse.Namespace) -> "Params":
 
 def _pipeline(options: argparse.Namespace, params: "Params", site: "Site") -> tuple["BaseComponent", dict[str, Any]]:
     """Make the pipeline, and the arguments to run it with: all parameters, so that Kubeflow's pages show them."""
+    from ganflow.params import dump, override, parse
     from pipelines import sweeps
     from pipelines.dvc_lock import pushed_data
-    from pipelines.leaves import leaves_of
+    from pipelines.leaves import leaves_of, require_passable
     from pipelines.training import sweep_pipeline, training_pipeline
 
     arguments: dict[str, Any] = {leaf.name: leaf.value for leaf in leaves_of(params)}
@@ -194,9 +206,13 @@ def _pipeline(options: argparse.Namespace, params: "Params", site: "Site") -> tu
     if getattr(options, "from_dvc", False):
         pushed = pushed_data(params, Path.cwd(), options.dvc_remote)
         arguments |= {"dvc_remote": pushed.remote, "dvc_md5": pushed.md5}
+    for name, value in arguments.items():
+        require_passable(name, value)
     if not options.sweep:
         return training_pipeline(params, site), arguments
     trials = sweeps.trials(params, options.sweep)
+    for trial in trials:
+        _require_divisible(parse(override(dump(params), trial), "--sweep"), site)
     arguments["trials"] = [json.dumps(trial) for trial in trials]
     return sweep_pipeline(params, trials, options.parallel or (4 if site.cluster else 1), site), arguments
 
@@ -209,12 +225,16 @@ def _site(options: argparse.Namespace, params: "Params") -> "Site":
     site = Site(cluster, options.gpus, options.nodes, _commit())
     if site.processes > 1 and not cluster.checkpoints.claim:
         raise UserError(f"{options.cluster}: checkpoints.claim is empty, but several processes need a volume to share")
+    _require_divisible(params, site)
+    return site
+
+
+def _require_divisible(params: "Params", site: "Site") -> None:
     if params.train.batch_size % site.processes:
         raise UserError(
             f"train.batch_size: {params.train.batch_size} cannot be divided by the {site.processes} processes of "
-            f"--nodes {options.nodes} with --gpus {options.gpus}"
+            f"--nodes {site.nodes} with --gpus {site.gpus}"
         )
-    return site
 
 
 def _commit() -> str:

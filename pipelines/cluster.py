@@ -28,9 +28,10 @@ def _matching(pattern: str, right: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Quantity = Annotated[
-    str, _matching(r"([0-9]+(\.[0-9]+)?(m|k|M|G|T|Ki|Mi|Gi|Ti)?)?", "a quantity such as 500m, 2 or 8Gi")
-]
+# What kfp takes, which is less than Kubernetes does.
+Cpus = Annotated[str, _matching(r"[0-9]+(\.[0-9]+|m)?", "a number of CPUs such as 500m, 2 or 1.5")]
+CpusOrNone = Annotated[str, _matching(r"([0-9]+(\.[0-9]+|m)?)?", "a number of CPUs such as 500m or 2, or empty")]
+Bytes = Annotated[str, _matching(r"[0-9]+([EPTGMK]i?)?", "an amount of memory in whole units, such as 512Mi or 8Gi")]
 Name = Annotated[str, _matching(r"([a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?)?", "a name of small letters, digits, . and -")]
 Place = Annotated[str, _matching(r"/(.*[^/])", "an absolute path without / at its end")]
 
@@ -43,11 +44,11 @@ _RUN_LABEL = "metadata.labels['pipeline/runid']"
 class Resources:
     """What a task asks of its node."""
 
-    cpu: Quantity = "1"
+    cpu: Cpus = "1"
     """CPUs, requested."""
-    cpu_limit: Quantity = ""
+    cpu_limit: CpusOrNone = ""
     """CPUs at most; empty: no limit, since waiting for CPUs harms nobody."""
-    memory: Quantity = "4Gi"
+    memory: Bytes = "4Gi"
     """Memory, requested and at most: a task that needs more is killed, which is final."""
 
 
@@ -65,7 +66,7 @@ class Toleration:
 class Gpu:
     """Where GPUs are, and under which name Kubernetes counts them."""
 
-    resource: str = "nvidia.com/gpu"
+    resource: str = Field(default="nvidia.com/gpu", min_length=1)
     """Name of the resource."""
     tolerations: Sequence[Toleration] = (Toleration(key="nvidia.com/gpu"),)
     """Taints of GPU nodes."""
@@ -101,7 +102,7 @@ class Cluster:
     """For prepare, evaluate, register."""
     training: Resources = Resources(cpu="2", memory="8Gi")
     """For a training, and for each node of one on several."""
-    shared_memory: Quantity = "1Gi"
+    shared_memory: Bytes = "1Gi"
     """Size of /dev/shm of a training."""
     gpu: Gpu = Gpu()
     """How a GPU is asked for, when --gpus does."""
@@ -109,7 +110,7 @@ class Cluster:
     """Where a training keeps what it resumes from; on several nodes all of them must be able to mount it."""
     data: Volume = Volume(path="/data")
     """Raw pictures, where they lie on a volume; data.root is then a folder below its path."""
-    retries: int = Field(default=10, ge=0)
+    retries: int = Field(default=10, ge=0, le=1000)
     """How often the pod of a training is started again after an eviction or a deletion."""
     trainer_runtime: Name = "torch-distributed"
     """Kubeflow Trainer's runtime for a training on several nodes or GPUs."""
@@ -120,9 +121,9 @@ class Cluster:
 _SCHEMA: TypeAdapter[Cluster] = TypeAdapter(Cluster)
 
 
-def load_cluster(path: Path, image: str = "") -> Cluster:
+def load_cluster(path: Path, image: str | None = None) -> Cluster:
     """Read a cluster.yaml, with another image where one is given. Raises UserError listing every problem."""
-    tree: dict[str, Any] = read_tree(path)
+    tree: dict[str, Any] = read_tree(path, "--cluster", "image, mlflow_secret, ...")
     if image:
         tree["image"] = image
     try:

@@ -37,17 +37,33 @@ def pushed_data(params: Params, root: Path, remote: str = "") -> Pushed:
     if locked != asked["data"]:
         differ = ", ".join(f"data.{key}" for key in locked if locked[key] != asked["data"][key])
         raise UserError(f"{lock}: prepare ran with another {differ}; run `dvc repro prepare` and `dvc push` first")
-    return Pushed(remote or _default_remote(root), md5)
+    return Pushed(_address(root, remote), md5)
 
 
-def _default_remote(root: Path) -> str:
+def _address(root: Path, remote: str) -> str:
+    """Find the URL of a remote by its name, or of the default one; a URL is one already."""
+    if "://" in remote:
+        return remote
     try:
+        from dvc.exceptions import NotDvcRepoError
         from dvc.repo import Repo
     except ImportError:
-        raise UserError("dvc: is not installed; install ganflow[dvc], or name the remote with --dvc-remote") from None
-    with Repo(str(root)) as repo:
-        config: dict[str, Any] = repo.config
-        name = config["core"].get("remote")
-        if not name:
-            raise UserError("dvc: has no default remote; set one with `dvc remote default`, or give --dvc-remote URL")
-        return str(config["remote"][name]["url"])
+        raise UserError("dvc: is not installed; install ganflow[dvc], or give --dvc-remote a URL") from None
+    try:
+        with Repo(str(root)) as repo:
+            config: dict[str, Any] = repo.config
+    except NotDvcRepoError:
+        raise UserError(f"{root}: is no DVC repository; run from the repository's root") from None
+    return _url(config, remote or config["core"].get("remote"))
+
+
+def _url(config: dict[str, Any], name: str | None) -> str:
+    if not name:
+        raise UserError("dvc: has no default remote; set one with `dvc remote default`, or give --dvc-remote URL")
+    if name not in config["remote"]:
+        known = ", ".join(config["remote"]) or "none"
+        raise UserError(f"--dvc-remote {name}: is neither a URL nor a remote of this repository; there are {known}")
+    url = str(config["remote"][name]["url"])
+    if "://" not in url:
+        raise UserError(f"dvc: the remote {name} is {url}, a folder that a pod does not have; push to a bucket")
+    return url

@@ -51,10 +51,15 @@ def leaves_of(params: Params) -> tuple[Leaf, ...]:
         for path, value in (values or {section: content}).items():
             if type(value) not in _TYPES:
                 raise TypeError(f"{path}: {type(value).__name__} is no type of a pipeline's input")
-            if _PLACEHOLDER in str(value):
-                raise UserError(f"{path}: holds {_PLACEHOLDER}, which Kubeflow takes for a placeholder of its own")
+            require_passable(path, value)
             leaves.append(Leaf(path, value, notes[path]))
     return tuple(leaves)
+
+
+def require_passable(name: str, value: object) -> None:
+    """Raise UserError for a text that Kubeflow would not pass on as it is."""
+    if _PLACEHOLDER in str(value):
+        raise UserError(f"{name}: holds {_PLACEHOLDER}, which Kubeflow takes for a placeholder of its own")
 
 
 def of_sections(leaves: Iterable[Leaf], sections: Sequence[str]) -> tuple[Leaf, ...]:

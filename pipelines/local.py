@@ -2,16 +2,20 @@
 
 import hashlib
 import os
+import signal
 import sys
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from kfp import local
 from kfp.dsl.base_component import BaseComponent
 
+from ganflow.errors import UserError
 from ganflow.params import Params
 from ganflow.pod import RUN_ID
 
@@ -22,12 +26,15 @@ CACHE = ROOT / "cache"
 def data_version(params: Params) -> str:
     """Digest of the names, sizes and times below data.root, where the pictures are the user's own.
 
-    The cache knows a task by its inputs, and would not see a picture that was added.
+    The cache knows a task by its inputs, and would not see a picture that was added. Raises UserError where there is no
+    such folder.
     """
     if params.data.source != "image_folder":
         return ""
     content = hashlib.sha256()
     root = Path(params.data.root)
+    if not root.is_dir():
+        raise UserError(f"data.root: there is no folder {root}")
     for path in sorted(root.rglob("*")):
         if path.is_file():
             found = path.stat()
@@ -50,9 +57,31 @@ def run(pipeline: BaseComponent, arguments: Mapping[str, Any]) -> bool:
         enable_caching=True,
         cache_root=str(CACHE),
     )
-    try:
-        pipeline(**arguments)
-    except RuntimeError as error:
-        print(f"pipelines: {error}", file=sys.stderr)
-        return False
+    with _interrupted_with_its_task() as interrupts:
+        try:
+            pipeline(**arguments)
+        except RuntimeError as error:
+            if interrupts:
+                raise KeyboardInterrupt from None
+            print(f"pipelines: {error}", file=sys.stderr)
+            return False
     return True
+
+
+@contextmanager
+def _interrupted_with_its_task() -> Iterator[list[int]]:
+    """Let a first Ctrl-C end the running task, which has it from the terminal as well, and hear it out.
+
+    Ended before it, we would take the pipe away into which it says where it stopped: MLflow would call it FAILED.
+    """
+    received: list[int] = []
+
+    def note(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        signal.signal(number, before)
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, before)

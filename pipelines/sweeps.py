@@ -17,6 +17,12 @@ def trials(params: Params, swept: Sequence[str]) -> list[list[str]]:
     Raises UserError.
     """
     choices = [_choices(text) for text in swept]
+    keys = [text.partition("=")[0] for text in swept]
+    if twice := {key for key in keys if keys.count(key) > 1}:
+        raise UserError(f"--sweep {min(twice)}: is given twice; put all its values into one")
+    for text, values in zip(swept, choices, strict=True):
+        if len(set(values)) < len(values):
+            raise UserError(f"--sweep {text}: has a value twice; name each once")
     made = [list(combination) for combination in product(*choices)]
     for trial in made:
         parse(override(dump(params), trial), f"--sweep {' '.join(trial)}")

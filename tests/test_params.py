@@ -470,7 +470,7 @@ def test_misspelt_keys_find_their_neighbour(section: str, tmp_path: Path) -> Non
 )
 def test_what_is_not_yaml(text: str | bytes, tmp_path: Path) -> None:
     (found,) = problems(text, tmp_path)
-    assert re.match("is not valid YAML: |must hold sections by name|cannot be read: ", found)
+    assert re.match("is not valid YAML: |must hold entries by name|cannot be read: ", found)
 
 
 @pytest.mark.parametrize(

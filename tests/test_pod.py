@@ -190,7 +190,8 @@ def test_the_rest_of_a_journal_is_sent_when_the_store_answers(
 ) -> None:
     calls: list[Path] = []
 
-    def sync(states: Path) -> int:
+    def sync(states: Path, *, ended: bool) -> int:
+        assert ended, "another pod may be sending the journal of a training that goes on"
         calls.append(states)
         if not answers[len(calls) - 1]:
             raise UserError("the MLflow server does not answer")
@@ -266,7 +267,7 @@ def test_a_pod_says_that_its_failure_is_final_unless_it_was_stopped(
 
 
 @pytest.mark.usefixtures("_in_pod")
-@pytest.mark.parametrize("failure", [MemoryError(), KeyError("x"), KeyboardInterrupt(), SystemExit(5)])
+@pytest.mark.parametrize("failure", [MemoryError(), KeyError("x"), SystemExit(5)])
 def test_other_exceptions_pass(failure: BaseException, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(type(failure)) as caught, pod.plain_failures("train", code_version("train")):
         raise failure
@@ -313,3 +314,17 @@ def test_a_pod_without_a_store_is_refused_before_the_body_runs(
     assert ran == []
     assert first.startswith("ganflow: MLFLOW_TRACKING_URI: is not set in this pod")
     assert last.startswith("ganflow: this is final")
+
+
+def test_ctrl_c_ends_with_130(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, pod.plain_failures():
+        raise KeyboardInterrupt
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == "ganflow: stopped\n"
+
+
+def test_a_pod_without_a_volume_writes_where_every_pod_can(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("GANFLOW_CHECKPOINTS", raising=False)
+    monkeypatch.setenv("KFP_POD_NAME", "train-0")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    assert pod.states() == tmp_path / "ganflow"

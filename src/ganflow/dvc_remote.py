@@ -33,7 +33,7 @@ def pull(remote: str, md5: str, out: Path) -> DataCard:
             (root / f"{_NAME}.dvc").write_text(json.dumps(entry), encoding="utf-8")
             with Repo(str(root)) as repo:
                 repo.pull()
-        except (DvcException, OSError) as error:
+        except (DvcException, OSError, ImportError) as error:
             said = " ".join(str(error).split())[:300].replace(str(root), "")
             raise UserError(
                 f"{remote}: the prepared data {md5} cannot be pulled ({said}; DVC's own lines above say more); check "

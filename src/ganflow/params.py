@@ -170,12 +170,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Params:
     return parse(override(read_tree(path), overrides), str(path))
 
 
-def read_tree(path: Path) -> dict[str, Any]:
-    """Read a YAML file that holds one mapping. Raises UserError otherwise."""
+def read_tree(path: Path, option: str = "--params", holds: str = "seed, data, model, ...") -> dict[str, Any]:
+    """Read a YAML file that holds one mapping. Raises UserError otherwise, with `option` and what the file `holds`."""
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file; run from the repository's root or give --params") from None
+        raise UserError(f"{path}: there is no such file; run from the repository's root or give {option}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {error}") from None
     try:
@@ -183,7 +183,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     except ValueError as error:
         raise UserError(f"{path}: is not valid YAML: {error}") from None
     if not isinstance(tree, dict) or not all(isinstance(key, str) for key in tree):
-        raise UserError(f"{path}: must hold sections by name (seed, data, model, ...), as the default params.yaml does")
+        raise UserError(f"{path}: must hold entries by name: {holds}")
     return tree
 
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import gettempdir
 from typing import Any, Final
 
 from ganflow import report
@@ -26,6 +27,7 @@ RUN_ID: Final = "KFP_RUN_ID"
 _ANY_MODEL = {"family": "vanilla"}  # for prepare, which knows nothing of the model, where all parameters need one
 _POD = "KFP_POD_NAME"  # set by the backend
 _TERMINATED = 143  # what a shell says of a process that SIGTERM ended
+_INTERRUPTED = 130  # and of one that Ctrl-C ended
 
 
 def params_of(leaves: Mapping[str, Any], *above: str, trial: str = "{}") -> Params:
@@ -64,8 +66,8 @@ def states() -> Path:
     A retried pod has the id of the same run, and so finds the checkpoint of the pod before it.
     """
     volume = os.environ.get(CHECKPOINTS)
-    if not volume:
-        return state_folder()
+    if not volume:  # a pod may not be able to write where it starts, and what it writes is gone with it anyway
+        return Path(gettempdir(), "ganflow") if _POD in os.environ else state_folder()
     folder = Path(volume, os.environ.get(RUN_ID) or "no-run-id")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,7 @@ def send_rest(attempts: int = 20, pause: float = 30.0) -> None:
         return
     for attempt in range(attempts):
         try:
-            sync(states())
+            sync(states(), ended=True)
         except UserError as error:
             _say(f"{error}; attempt {attempt + 1} of {attempts}")
             if attempt + 1 < attempts:
@@ -127,6 +129,8 @@ def plain_failures(stage: Stage | None = None, code: str = "") -> Iterator[None]
         _end(f"{error}", 1)
     except InterruptedTraining as error:
         _end(f"{error}", _TERMINATED, final=False)
+    except KeyboardInterrupt:  # on one machine
+        _end("stopped", _INTERRUPTED, final=False)
 
 
 def _require_code(stage: Stage, code: str) -> None:

@@ -36,6 +36,13 @@ def test_another_image_takes_the_place_of_the_one_in_the_file(tmp_path: Path) ->
         ("retries: '3'", "retries: "),
         ("user: 0", "user: "),
         ("training: {memory: 8 GB}", "training.memory: "),
+        ("training: {memory: ''}", "training.memory: "),
+        ("training: {memory: 1.5Gi}", "training.memory: "),
+        ("training: {cpu: 2Gi}", "training.cpu: "),
+        ("training: {cpu: ''}", "training.cpu: "),
+        ("shared_memory: ''", "shared_memory: "),
+        ("gpu: {resource: ''}", "gpu.resource: "),
+        ("retries: 1000000000000", "retries: "),
         ("training: {cpus: '2'}", "training.cpus: "),
         ("checkpoints: {claim: A_B, path: /xy}", "checkpoints.claim: "),
         ("checkpoints: {claim: a, path: relative}", "checkpoints.path: "),
@@ -58,5 +65,5 @@ def test_what_has_to_be_given(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"cluster\.yaml: there is no such file"):
+    with pytest.raises(UserError, match=r"cluster\.yaml: there is no such file; .* give --cluster"):
         load_cluster(tmp_path / "cluster.yaml")

@@ -36,6 +36,27 @@ def test_the_repositorys_default_remote(tmp_path: Path, asked: Params) -> None:
     assert pushed_data(asked, tmp_path).remote == "s3://team/ganflow"
 
 
+@pytest.mark.parametrize(
+    ("remote", "said"),
+    [("other", "neither a URL nor a remote of this repository; there are team, here"), ("here", "a pod does not have")],
+)
+def test_a_remote_that_a_pod_cannot_use(tmp_path: Path, asked: Params, remote: str, said: str) -> None:
+    from dvc.repo import Repo
+
+    with Repo.init(str(tmp_path), no_scm=True) as repo, repo.config.edit() as config:
+        config["remote"] |= {"team": {"url": "s3://team/ganflow"}, "here": {"url": str(tmp_path / "folder")}}
+    lock(tmp_path, {"resolution": 8})
+    assert pushed_data(asked, tmp_path, "team").remote == "s3://team/ganflow"
+    with pytest.raises(UserError, match=said):
+        pushed_data(asked, tmp_path, remote)
+
+
+def test_no_dvc_repository(tmp_path: Path, asked: Params) -> None:
+    lock(tmp_path, {"resolution": 8})
+    with pytest.raises(UserError, match="no DVC repository"):
+        pushed_data(asked, tmp_path)
+
+
 def test_no_default_remote(tmp_path: Path, asked: Params) -> None:
     from dvc.repo import Repo
 

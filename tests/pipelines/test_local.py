@@ -5,6 +5,7 @@ import pytest
 from kfp import dsl
 
 from ganflow import params
+from ganflow.errors import UserError
 from pipelines import local
 
 
@@ -43,6 +44,12 @@ def test_a_picture_that_is_added_changes_the_version_of_the_data(tmp_path: Path)
     versions.add(local.data_version(loaded))
     assert len(versions) == 3
     assert local.data_version(loaded) in versions
+
+
+def test_pictures_that_are_not_there() -> None:
+    tree = {"data": {"source": "image_folder", "root": "nowhere"}, "model": {"family": "dcgan"}}
+    with pytest.raises(UserError, match=r"data\.root: there is no folder nowhere"):
+        local.data_version(params.parse(tree))
 
 
 def test_a_data_set_that_cannot_change_has_no_version() -> None:

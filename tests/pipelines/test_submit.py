@@ -413,7 +413,8 @@ def test_no_longer_waiting(kubeflow: KfpServer, clock: Clock, capsys: pytest.Cap
 
     clock.meanwhile = interrupt
     assert main(["submit", "--host", kubeflow.uri, "--wait"]) == 130
-    assert capsys.readouterr().err == "pipelines: stopped\n"
+    said = capsys.readouterr()
+    assert said.err == f"pipelines: no longer waiting; the run goes on: {said.out.split()[1]}\n"
     assert [request.name for request in kubeflow.writes] == ["create_experiment", "create_run"]  # the run goes on
 
 
@@ -528,6 +529,10 @@ def ended(arguments: list[str]) -> int | str | None:
         (["--sweep", "train.beta1="], "train.beta1="),
         (["--sweep", "seed=1,2", "--parallel", "0"], "--parallel"),
         (["--cron", "0 0 3 * * *", "--wait"], "--wait"),
+        (["--cron", ""], "--cron"),
+        (["--image", " "], "--image"),
+        (["--data-version", "{{$"], "data_version"),
+        (["--sweep", "train.batch_size=64,33", "--gpus", "2"], "train.batch_size"),
         (["--from-dvc"], "dvc"),
     ],
 )

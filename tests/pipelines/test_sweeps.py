@@ -37,9 +37,15 @@ def test_values_keep_their_types(base: Params) -> None:
         ("train.beta1=0.1,7", "train.beta1: "),
         ("train.beta=0.1", "did you mean beta"),
         ("seed=[1", "not valid YAML"),
+        ("seed=1,2,1", "has a value twice"),
     ],
 )
 def test_a_mistake_is_found_before_anything_runs(base: Params, swept: str, said: str) -> None:
     with pytest.raises(UserError) as caught:
         trials(base, [swept])
     assert said in str(caught.value)
+
+
+def test_a_key_that_is_given_twice(base: Params) -> None:
+    with pytest.raises(UserError, match="--sweep seed: is given twice"):
+        trials(base, ["seed=1", "train.beta1=0.5", "seed=2"])

@@ -257,13 +257,15 @@ class Sender:
         return f"MLflow at {self.reference.tracking_uri} takes no points ({public(str(error))[:200]})"
 
 
-def sync(states: Path) -> int:
+def sync(states: Path, *, ended: bool = False) -> int:
     """Send all that is unsent of every training whose state lies in the folder `states`, and count the lines.
 
-    Folders in unsent/ are deleted once all of theirs is sent. Raises UserError where a store does not answer.
+    With `ended`, only of those that have ended well: another process may be sending the others. Folders in unsent/ are
+    deleted once all of theirs is sent. Raises UserError where a store does not answer.
     """
     sent = 0
-    for journal in sorted([*states.glob(f"train/*/**/{JOURNAL_FILE}"), *states.glob(f"unsent/*/**/{JOURNAL_FILE}")]):
+    open_journals = [] if ended else states.glob(f"train/*/**/{JOURNAL_FILE}")
+    for journal in sorted([*open_journals, *states.glob(f"unsent/*/**/{JOURNAL_FILE}")]):
         ref = read_run(journal.parent)
         if ref is not None and Outbox(journal.parent, ref.run_id).waiting():
             sent += _sync_one(ref, journal.parent)

@@ -27,12 +27,15 @@ class Trial(NamedTuple):
 
 
 def open_sweep(params: Params, trials: Sequence[Sequence[str]]) -> str:
-    """Give the id of the parent run of a sweep, made if there is none yet for these parameters and trials.
+    """Give the id of the parent run of a sweep, made if there is none yet for what is swept and what stays the same.
 
-    Raises UserError where the store cannot be used.
+    The values of the trials do not count: the id is an input of each of them, so that a sweep with a value more or
+    less would not find the others in Kubeflow's cache. Raises UserError where the store cannot be used.
     """
     client = connect()
-    content = json.dumps([training_params(params), [list(trial) for trial in trials]], sort_keys=True)
+    swept = {text.partition("=")[0] for trial in trials for text in trial}
+    fixed = {key: value for key, value in training_params(params).items() if key not in swept}
+    content = json.dumps([fixed, sorted(swept)], sort_keys=True)
     digest = hashlib.sha256(content.encode()).hexdigest()[:12]
     with explained(client.tracking_uri):
         experiment = experiment_id(client, params.tracking.experiment)
@@ -41,9 +44,7 @@ def open_sweep(params: Params, trials: Sequence[Sequence[str]]) -> str:
             return str(run.info.run_id)
         tags = {TAG_KIND: "sweep", _TAG_SWEEP: digest, **provenance("sweep")}
         run = client.create_run(experiment, tags=tags, run_name=f"{run_name(params)}-sweep")
-        swept = {text.partition("=")[0] for trial in trials for text in trial}
-        fixed = [Param(key, value) for key, value in training_params(params).items() if key not in swept]
-        for batch in chunks(fixed, LARGEST_PARAM_BATCH):
+        for batch in chunks([Param(key, value) for key, value in fixed.items()], LARGEST_PARAM_BATCH):
             client.log_batch(run.info.run_id, params=batch)
     return str(run.info.run_id)
 

@@ -112,6 +112,32 @@ def test_from_leaves_to_a_registered_model(small: Params, repository: Path) -> N
     assert "champion" in Path(summary.path).read_text(encoding="utf-8")
 
 
+def test_prepared_data_comes_from_the_dvc_remote(
+    small: Params, repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same bytes as were prepared, though nothing is prepared here."""
+    from dvc.repo import Repo
+
+    monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
+    made = Artifacts(repository)
+    prepared, pulled = made.make(dsl.Dataset, "prepared"), made.make(dsl.Dataset, "pulled")
+    summary = made.make(dsl.Markdown, "summary")
+    prepare(own(small, "data"), code_version("prepare"), "", "", "", prepared, summary)
+    with Repo.init(str(repository), no_scm=True) as dvc:
+        with dvc.config.edit() as config:
+            config["remote"]["team"] = {"url": str(tmp_path / "remote")}
+        (stage,) = dvc.add(prepared.path)
+        dvc.push(remote="team")
+    md5 = stage.outs[0].hash_info.value
+
+    monkeypatch.setattr("ganflow.stages.prepare.prepare", None)
+    remote = str(tmp_path / "remote")
+    prepare(own(small, "data"), code_version("prepare"), "", remote, md5, pulled, summary)
+    assert pulled.metadata == prepared.metadata
+    files = {path.name: path.read_bytes() for path in Path(prepared.path).iterdir()}
+    assert {path.name: path.read_bytes() for path in Path(pulled.path).iterdir()} == files
+
+
 def test_below_the_run_of_kubeflows_own_plugin(
     small: Params, repository: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,6 +144,8 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _submit(options: argparse.Namespace) -> int:
+    from pipelines.api import SUCCEEDED, Order
+
     if options.cron and len(options.cron.split()) == 5:
         raise UserError(
             f"--cron {options.cron!r}: has five fields; to Kubeflow the first of six is the seconds: '0 {options.cron}'"
@@ -155,14 +157,18 @@ def _submit(options: argparse.Namespace) -> int:
     pipeline, arguments = _pipeline(options, params, site)
     server = _server(options)
     server.check()
-    name = options.name or f"{pipeline.name} {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    experiment = options.experiment or params.tracking.experiment
-    account = site.cluster.service_account if site.cluster else ""
+    order = Order(
+        pipeline=pipeline,
+        arguments=arguments,
+        name=options.name or f"{pipeline.name} {time.strftime('%Y-%m-%d %H:%M:%S')}",
+        experiment=options.experiment or params.tracking.experiment,
+        service_account=site.cluster.service_account if site.cluster else "",
+    )
     if options.cron:
-        schedule = server.schedule(pipeline, arguments, name, experiment, account, options.cron)
+        schedule = server.schedule(order, options.cron)
         print(f"pipelines: schedule {schedule} runs {pipeline.name} at {options.cron!r}; `schedules --stop` ends it")
         return 0
-    run = server.submit(pipeline, arguments, name, experiment, account)
+    run = server.submit(order)
     print(f"pipelines: {server.address(run)}", flush=True)
     if not options.wait:
         return 0
@@ -172,7 +178,7 @@ def _submit(options: argparse.Namespace) -> int:
         print(f"pipelines: no longer waiting; the run goes on: {server.address(run)}", file=sys.stderr)
         return _INTERRUPTED
     print(f"pipelines: the run {state.lower()}: {server.address(run)}")
-    return 0 if state == "SUCCEEDED" else 1
+    return 0 if state == SUCCEEDED else 1
 
 
 def _schedules(options: argparse.Namespace) -> int:
@@ -195,7 +201,6 @@ def _params(options: argparse.Namespace) -> "Params":
 
 def _pipeline(options: argparse.Namespace, params: "Params", site: "Site") -> tuple["BaseComponent", dict[str, Any]]:
     """Make the pipeline, and the arguments to run it with: all parameters, so that Kubeflow's pages show them."""
-    from ganflow.params import dump, override, parse
     from pipelines import sweeps
     from pipelines.dvc_lock import pushed_data
     from pipelines.leaves import leaves_of, require_passable
@@ -212,7 +217,7 @@ def _pipeline(options: argparse.Namespace, params: "Params", site: "Site") -> tu
         return training_pipeline(params, site), arguments
     trials = sweeps.trials(params, options.sweep)
     for trial in trials:
-        _require_divisible(parse(override(dump(params), trial), "--sweep"), site)
+        _require_divisible(sweeps.with_trial(params, trial), site)
     arguments["trials"] = [json.dumps(trial) for trial in trials]
     return sweep_pipeline(params, trials, options.parallel or (4 if site.cluster else 1), site), arguments
 

@@ -8,6 +8,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import urlsplit
@@ -29,6 +30,17 @@ _REASONS = {
     "--namespace",
 }
 _LOGIN = "is not Kubeflow Pipelines, or sends us to a login page; correct --host or the token, with --token-file"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Order:
+    """A pipeline to run, with which arguments, and under which names."""
+
+    pipeline: BaseComponent
+    arguments: Mapping[str, Any]
+    name: str
+    experiment: str
+    service_account: str
 
 
 class Api:
@@ -70,35 +82,15 @@ class Api:
             self._namespace = ""  # such a server refuses to filter by it
         self._call(self._experiments.experiment_service_list_experiments, page_size=1, **self._of_namespace())
 
-    def submit(
-        self, pipeline: BaseComponent, parameters: Mapping[str, Any], name: str, experiment: str, service_account: str
-    ) -> str:
+    def submit(self, order: Order) -> str:
         """Start a run, and give its id."""
-        run = kfp_api.V2beta1Run(
-            display_name=name,
-            experiment_id=self._experiment(experiment),
-            pipeline_spec=_spec(pipeline),
-            runtime_config=kfp_api.V2beta1RuntimeConfig(parameters=dict(parameters)),
-            service_account=service_account or None,
-        )
+        run = kfp_api.V2beta1Run(**self._fields(order))
         return str(self._call(self._runs.run_service_create_run, run).run_id)
 
-    def schedule(  # noqa: PLR0917
-        self,
-        pipeline: BaseComponent,
-        parameters: Mapping[str, Any],
-        name: str,
-        experiment: str,
-        service_account: str,
-        cron: str,
-    ) -> str:
+    def schedule(self, order: Order, cron: str) -> str:
         """Start a run again and again, by a cron expression of six fields, seconds first; give the schedule's id."""
         recurring = kfp_api.V2beta1RecurringRun(
-            display_name=name,
-            experiment_id=self._experiment(experiment),
-            pipeline_spec=_spec(pipeline),
-            runtime_config=kfp_api.V2beta1RuntimeConfig(parameters=dict(parameters)),
-            service_account=service_account or None,
+            **self._fields(order),
             max_concurrency="1",
             no_catchup=True,
             mode=kfp_api.RecurringRunMode.ENABLE,
@@ -167,6 +159,16 @@ class Api:
                         say(f"the run: {run.error.message}")
                     return str(run.state)
             time.sleep(pause)
+
+    def _fields(self, order: Order) -> dict[str, Any]:
+        """What a run and a schedule of runs have in common."""
+        return {
+            "display_name": order.name,
+            "experiment_id": self._experiment(order.experiment),
+            "pipeline_spec": _spec(order.pipeline),
+            "runtime_config": kfp_api.V2beta1RuntimeConfig(parameters=dict(order.arguments)),
+            "service_account": order.service_account or None,
+        }
 
     def _experiment(self, name: str) -> str:
         predicate = {"operation": "EQUALS", "key": "display_name", "string_value": name}

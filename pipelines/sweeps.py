@@ -25,8 +25,13 @@ def trials(params: Params, swept: Sequence[str]) -> list[list[str]]:
             raise UserError(f"--sweep {text}: has a value twice; name each once")
     made = [list(combination) for combination in product(*choices)]
     for trial in made:
-        parse(override(dump(params), trial), f"--sweep {' '.join(trial)}")
+        with_trial(params, trial)
     return made
+
+
+def with_trial(params: Params, trial: Sequence[str]) -> Params:
+    """Give the parameters of one trial. Raises UserError."""
+    return parse(override(dump(params), trial), f"--sweep {' '.join(trial)}")
 
 
 def _choices(text: str) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from servers import MlflowServer
 
+from ganflow.data.card import DataCard, SplitCard
+
 # Two workers share two cores; torch's threads would wait for each other. Read when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -59,3 +61,22 @@ def server(repository: Path, mlflow_database: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     yield server
     server.kill()
+
+
+@pytest.fixture
+def card() -> DataCard:
+    """A data card for what needs one, and no data."""
+    split = SplitCard(10, None)
+    return DataCard(
+        name="digits",
+        source="digits",
+        resolution=16,
+        channels=1,
+        classes=None,
+        splits={"train": split, "validation": split, "test": split},
+        mean=[0.5],
+        std=[0.5],
+        digest="sha256:" + "0123456789abcdef" * 4,
+        skipped=[],
+        converted={},
+    )

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -23,7 +24,7 @@ _LOCAL = "127.0.0.1"
 _FOREIGN = ("MLFLOW_", "AWS_")  # settings for other servers, of the person who runs the tests
 
 
-class _Server:
+class _Server(ABC):
     """A process with a port and a log of its own."""
 
     _end: ClassVar[signal.Signals] = signal.SIGKILL
@@ -35,8 +36,9 @@ class _Server:
             self._port: int = free.getsockname()[1]
         self._process: subprocess.Popen[bytes] | None = None
 
+    @abstractmethod
     def _answers(self) -> bool:
-        raise NotImplementedError
+        """Say whether it takes requests."""
 
     def _launch(self, command: Sequence[str | Path], environment: Mapping[str, str], **options: Any) -> None:
         """Start the process and wait until it answers."""

@@ -18,7 +18,7 @@ from mlflow.entities import Metric, Run
 from PIL import Image
 from servers import MlflowServer
 
-from ganflow.data.card import DataCard, SplitCard
+from ganflow.data.card import DataCard
 from ganflow.errors import UserError
 from ganflow.evaluation.protocol import Protocol
 from ganflow.params import Params, parse
@@ -45,24 +45,6 @@ PROTOCOL = Protocol(
 @pytest.fixture
 def params() -> Params:
     return parse({"model": {"family": "dcgan"}})
-
-
-@pytest.fixture
-def card() -> DataCard:
-    split = SplitCard(10, None)
-    return DataCard(
-        name="digits",
-        source="digits",
-        resolution=16,
-        channels=1,
-        classes=None,
-        splits={"train": split, "validation": split, "test": split},
-        mean=[0.5],
-        std=[0.5],
-        digest=DIGEST,
-        skipped=[],
-        converted={},
-    )
 
 
 class Writer:

@@ -11,7 +11,7 @@ from mlflow.artifacts import load_dict
 from mlflow.entities import Run
 
 from ganflow import params
-from ganflow.data.card import DataCard, SplitCard
+from ganflow.data.card import DataCard
 from ganflow.errors import UserError
 from ganflow.params import Params
 from ganflow.tracking import runs, store
@@ -33,24 +33,6 @@ def client() -> MlflowClient:
 
 def run_of(run_id: str) -> Run:
     return client().get_run(run_id)
-
-
-@pytest.fixture
-def card() -> DataCard:
-    split = SplitCard(10, None)
-    return DataCard(
-        name="digits",
-        source="digits",
-        resolution=16,
-        channels=1,
-        classes=None,
-        splits={"train": split, "validation": split, "test": split},
-        mean=[0.5],
-        std=[0.5],
-        digest="sha256:00",
-        skipped=[],
-        converted={},
-    )
 
 
 # Opening

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from ganflow import cli, params
 from ganflow.data.batches import Batches
@@ -160,7 +160,7 @@ import shutil, time
 from pathlib import Path
 import torch
 from torch.nn.functional import softplus
-from test_team import CPU, MODELS, new_match
+from test_team import CPU, MODELS, new_match, write_found
 from ganflow.training import checkpoint, loop
 from ganflow.training.journal import Journal
 from ganflow.training.team import ALONE, joined_team
@@ -236,8 +236,38 @@ with joined_team(CPU, 8) as team:
             found[f"{family} {start}"] = play(team, family, Path(f"{family} {start}"))
     found["moved on"] = wait_and_play(team, Path("moved on"))
     found["finished"] = finish(team, Path("finished"))
-torch.save(found, f"rank{team.rank}.pt")
+write_found(found, Path(f"rank{team.rank}.safetensors"))
 """
+
+
+def write_found(found: dict[str, Any], path: Path) -> None:
+    """Write nested dictionaries of tensors, numbers and texts; `read_found` reads them."""
+    tensors, texts = {}, {}
+
+    def walk(tree: dict[str, Any], prefix: str) -> None:
+        for key, value in tree.items():
+            if isinstance(value, dict):
+                walk(value, f"{prefix}{key}/")
+            elif isinstance(value, str):
+                texts[prefix + key] = value
+            else:
+                tensors[prefix + key] = torch.as_tensor(value).contiguous()
+
+    walk(found, "")
+    save_file(tensors, path, texts)
+
+
+def read_found(path: Path) -> dict[str, Any]:
+    with safe_open(path, framework="pt") as file:
+        values = {name: file.get_tensor(name) for name in file.keys()} | (file.metadata() or {})  # noqa: SIM118
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        *sections, last = name.split("/")
+        below = found
+        for section in sections:
+            below = below.setdefault(section, {})
+        below[last] = value
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -256,7 +286,7 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         patched.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
         status = ended(torchrun("plays.py"))
     assert status == 0, (folder / "team.log").read_text()
-    return [torch.load(folder / f"rank{rank}.pt") for rank in range(PROCESSES)]
+    return [read_found(folder / f"rank{rank}.safetensors") for rank in range(PROCESSES)]
 
 
 def test_the_mean_of_the_shares_is_the_gradient_of_the_whole_batch(played: list[dict[str, Any]]) -> None:

@@ -4,6 +4,8 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 EXPERIMENT ?=
 SET ?=
+COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --custom-compile-command "make lock" --quiet
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
@@ -41,8 +43,14 @@ golden: $(VENV)/.ready ## Keep what the pipelines compile to now, for the test t
 	PYTHONPATH=.:tests python tests/pipelines/golden.py
 
 lock: $(VENV)/.ready ## Choose the versions of all dependencies anew
-	uv pip compile pyproject.toml --all-extras --group dev --universal --python-version 3.11 --upgrade \
-	  --generate-hashes --no-emit-index-url --custom-compile-command "make lock" --quiet -o requirements.lock
+	$(COMPILE) pyproject.toml --all-extras --group dev --upgrade -o requirements.lock
+	$(MAKE) image-locks
+
+image-locks: $(VENV)/.ready ## Write docker/*.lock, the part of requirements.lock that each image needs
+	$(COMPILE) -c requirements.lock pyproject.toml --extra kubeflow --extra dvc -o docker/ganflow.lock
+	$(COMPILE) -c requirements.lock --group mlflow-server -o docker/mlflow-server.lock
+	$(COMPILE) -c requirements.lock --group object-store -o docker/object-store.lock
+	$(COMPILE) -c requirements.lock --group build -o docker/build.lock
 
 $(VENV)/.ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -1,0 +1,81 @@
+# ganflow: all components of the pipelines. mlflow-server: MLflow with its clients for PostgreSQL and S3.
+# postgres, object-store: for a cluster that reaches no registry; where one is reached, k8s/ takes the projects' own.
+# docs/cluster.md says how to build them; nothing here needs BuildKit.
+ARG BASE_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
+# index, or wheels: those in docker/wheels, without any network.
+ARG PACKAGES=index
+
+FROM ${BASE_IMAGE} AS runtime
+# The name is for what asks who it is; pods may have any other number. Only /tmp has to be writable.
+RUN groupadd --gid 1000 ganflow \
+ && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ganflow
+ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
+    HOME=/tmp \
+    USER=ganflow \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    GIT_PYTHON_REFRESH=quiet
+WORKDIR /workspace
+
+FROM ${BASE_IMAGE} AS builder
+# pip looks for them in its environment: an index in place of the default one.
+ARG PIP_INDEX_URL
+ARG PIP_TRUSTED_HOST
+WORKDIR /build
+COPY docker/install.sh ./
+COPY docker/wheels wheels
+
+FROM builder AS ganflow-package
+COPY docker/build.lock ./
+RUN sh install.sh build.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN /opt/venv/bin/hatchling build -t wheel -d dist \
+ && /opt/venv/bin/python -m pip install --quiet --no-deps --no-index --prefix /package dist/*.whl
+
+FROM builder AS ganflow-wheels
+ARG TORCH_INDEX
+COPY docker/ganflow.lock ./
+RUN sh install.sh ganflow.lock
+
+FROM runtime AS ganflow-from-wheels
+COPY --from=ganflow-wheels /opt/venv /opt/venv
+
+# Installed in place, since some builders read all of a copied folder again before they trust their cache.
+FROM runtime AS ganflow-from-index
+ARG PIP_INDEX_URL
+ARG PIP_TRUSTED_HOST
+ARG TORCH_INDEX
+COPY docker/install.sh docker/ganflow.lock /build/
+RUN cd /build && sh install.sh ganflow.lock
+
+FROM builder AS mlflow-server-packages
+COPY docker/mlflow-server.lock ./
+RUN sh install.sh mlflow-server.lock
+
+FROM builder AS object-store-packages
+COPY docker/object-store.lock ./
+RUN sh install.sh object-store.lock
+
+FROM ${BASE_IMAGE} AS postgres
+RUN apt-get update \
+ && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends postgresql \
+ && rm -rf /var/lib/apt/lists/* /var/lib/postgresql/*/main
+USER 1000:1000
+
+FROM runtime AS object-store
+COPY --from=object-store-packages /opt/venv/bin/weed /usr/bin/weed
+USER 1000:1000
+CMD ["weed", "version"]
+
+FROM runtime AS mlflow-server
+COPY --from=mlflow-server-packages /opt/venv /opt/venv
+USER 1000:1000
+CMD ["mlflow", "server", "--help"]
+
+# Last, so that it is what is built where no target is named. The package is a layer of its own above the gigabytes
+# of its dependencies: an edit of the code builds and sends that one alone.
+FROM ganflow-from-${PACKAGES} AS ganflow
+COPY --from=ganflow-package /package /opt/venv
+USER 1000:1000
+CMD ["ganflow", "--help"]

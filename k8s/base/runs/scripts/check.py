@@ -1,0 +1,38 @@
+"""Say whether the pods of a run can write to the volumes given as arguments, sign in to MLflow, and see the GPUs."""
+
+import os
+import sys
+import tempfile
+
+import torch
+
+from ganflow.errors import UserError
+from ganflow.tracking.store import connect, public, tracking_uri
+
+
+def main(volumes: list[str]) -> int:
+    """Print a line for each thing; the status is 1 where one is amiss."""
+    problems = 0
+    for volume in volumes:
+        try:
+            with tempfile.NamedTemporaryFile(dir=volume):
+                print(f"{volume}: can be written by user {os.getuid()}")
+        except OSError as error:
+            problems += 1
+            owner = os.stat(volume)
+            print(
+                f"{volume}: cannot be written by user {os.getuid()} ({error.strerror}); it belongs to {owner.st_uid}:"
+                f"{owner.st_gid}: on its node, chown -R {os.getuid()}:{os.getgid()} the folder behind it"
+            )
+    try:
+        connect()
+        print(f"{public(tracking_uri())}: answers to {os.environ.get('MLFLOW_TRACKING_USERNAME', 'nobody')}")
+    except UserError as error:
+        problems += 1
+        print(error)
+    print(f"torch {torch.__version__}: {torch.cuda.device_count()} GPUs")
+    return min(problems, 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

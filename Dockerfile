@@ -1,9 +1,7 @@
 # ganflow: all components of the pipelines. mlflow-server: MLflow with its clients for PostgreSQL and S3.
 # postgres, object-store: for a cluster that reaches no registry; where one is reached, k8s/ takes the projects' own.
-# docs/cluster.md says how to build them; nothing here needs BuildKit.
+# ganflow-offline: ganflow from the wheels in docker/wheels. docs/cluster.md says how to build them; no BuildKit is needed.
 ARG BASE_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
-# index, or wheels: those in docker/wheels, without any network.
-ARG PACKAGES=index
 
 FROM ${BASE_IMAGE} AS runtime
 # The name is for what asks who it is; pods may have any other number. Only /tmp has to be writable.
@@ -33,22 +31,6 @@ COPY src src
 RUN /opt/venv/bin/hatchling build -t wheel -d dist \
  && /opt/venv/bin/python -m pip install --quiet --no-deps --no-index --prefix /package dist/*.whl
 
-FROM builder AS ganflow-wheels
-ARG TORCH_INDEX
-COPY docker/ganflow.lock ./
-RUN sh install.sh ganflow.lock
-
-FROM runtime AS ganflow-from-wheels
-COPY --from=ganflow-wheels /opt/venv /opt/venv
-
-# Installed in place, since some builders read all of a copied folder again before they trust their cache.
-FROM runtime AS ganflow-from-index
-ARG PIP_INDEX_URL
-ARG PIP_TRUSTED_HOST
-ARG TORCH_INDEX
-COPY docker/install.sh docker/ganflow.lock /build/
-RUN cd /build && sh install.sh ganflow.lock
-
 FROM builder AS mlflow-server-packages
 COPY docker/mlflow-server.lock ./
 RUN sh install.sh mlflow-server.lock
@@ -73,9 +55,28 @@ COPY --from=mlflow-server-packages /opt/venv /opt/venv
 USER 1000:1000
 CMD ["mlflow", "server", "--help"]
 
-# Last, so that it is what is built where no target is named. The package is a layer of its own above the gigabytes
-# of its dependencies: an edit of the code builds and sends that one alone.
-FROM ganflow-from-${PACKAGES} AS ganflow
+FROM builder AS ganflow-wheels
+ARG TORCH_INDEX
+COPY docker/ganflow.lock ./
+RUN sh install.sh ganflow.lock
+
+FROM runtime AS ganflow-offline
+COPY --from=ganflow-wheels /opt/venv /opt/venv
+COPY --from=ganflow-package /package /opt/venv
+USER 1000:1000
+CMD ["ganflow", "--help"]
+
+# The dependencies are installed in place, since some builders read all of a copied folder again before they trust their
+# cache; the package is a layer of its own above them, so that an edit of the code builds and sends that one alone.
+# Last, so that it is what is built where no target is named.
+FROM runtime AS ganflow-dependencies
+ARG PIP_INDEX_URL
+ARG PIP_TRUSTED_HOST
+ARG TORCH_INDEX
+COPY docker/install.sh docker/ganflow.lock /build/
+RUN cd /build && sh install.sh ganflow.lock
+
+FROM ganflow-dependencies AS ganflow
 COPY --from=ganflow-package /package /opt/venv
 USER 1000:1000
 CMD ["ganflow", "--help"]

@@ -1,15 +1,15 @@
 #!/bin/sh
-# install.sh LOCK: a virtual environment in /opt/venv with what LOCK names, each file checked against its hash.
+# install.sh LOCK: a virtual environment with what LOCK names, each file checked against its hash.
 # Wheels in ./wheels take the place of any index. With TORCH_INDEX, torch and torchvision come from there in the
 # locked versions, without hashes (that index builds them anew), and what only a CUDA build needs is left out.
 set -eu
-lock=$1
-python3 -m venv /opt/venv
+lock=$1 venv=${VENV:-/opt/venv}
+python3 -m venv "$venv"
 pip() {
   if ls wheels/*.whl >/dev/null 2>&1; then
-    /opt/venv/bin/python -m pip --no-cache-dir install --no-deps --no-index --find-links wheels "$@"
+    "$venv/bin/python" -m pip --no-cache-dir install --no-deps --no-index --find-links wheels "$@"
   else
-    /opt/venv/bin/python -m pip --no-cache-dir install --no-deps "$@"
+    "$venv/bin/python" -m pip --no-cache-dir install --no-deps "$@"
   fi
 }
 if [ -z "${TORCH_INDEX:-}" ]; then

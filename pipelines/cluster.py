@@ -14,7 +14,7 @@ from pydantic_core import ErrorDetails, to_json
 from ganflow.errors import UserError
 from ganflow.params import read_tree
 from ganflow.pod import CHECKPOINTS, RUN_ID
-from ganflow.trainjob import SETTINGS, JobSettings
+from ganflow.trainjob import LABELS, SETTINGS, JobSettings
 
 _CLOSED = ConfigDict(extra="forbid", strict=True, use_attribute_docstrings=True)
 
@@ -143,8 +143,10 @@ def _problem(details: ErrorDetails) -> str:
     return f"{where}: {message}"
 
 
-def place(task: dsl.PipelineTask, cluster: Cluster, resources: Resources, commit: str) -> None:
-    """Give a task what every one has: image policy, user, resources, MLflow, and where it comes from."""
+def place(task: dsl.PipelineTask, cluster: Cluster, resources: Resources, commit: str, component: str) -> None:
+    """Give a task what every one has: labels, image policy, user, resources, MLflow, and where it comes from."""
+    for label, value in (*LABELS.items(), ("app.kubernetes.io/component", component)):
+        kubernetes.add_pod_label(task, label, value)
     task.set_cpu_request(resources.cpu).set_memory_request(resources.memory).set_memory_limit(resources.memory)
     if resources.cpu_limit:
         task.set_cpu_limit(resources.cpu_limit)

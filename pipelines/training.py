@@ -145,24 +145,24 @@ class _Tasks:
     def open_sweep(self, inputs: Inputs) -> dsl.PipelineTask:
         """Not cached: the run may have been deleted since; for the same trials it is the same run."""
         task = self._open(trials=inputs["trials"], **self._values(inputs, _OF_SWEEP))
-        self._place(task).set_caching_options(enable_caching=False)
+        self._place(task, "sweep").set_caching_options(enable_caching=False)
         return task
 
     def choose(self, **arguments: Any) -> dsl.PipelineTask:
         """Not cached: it ends the sweep's run."""
         task = self._choose(**arguments)
-        self._place(task).set_caching_options(enable_caching=False)
+        self._place(task, "sweep").set_caching_options(enable_caching=False)
         return task
 
     def _stage(self, stage: Stage, inputs: Inputs, **arguments: Any) -> dsl.PipelineTask:
         values = self._values(inputs, SECTIONS[stage])
         return self._place(self._stages[stage](code=self._code[stage], **values, **arguments), stage)
 
-    def _place(self, task: dsl.PipelineTask, stage: str = "") -> dsl.PipelineTask:
+    def _place(self, task: dsl.PipelineTask, component: str) -> dsl.PipelineTask:
         if self._site.cluster:
-            trains_here = stage == "train" and self._site.processes == 1
+            trains_here = component == "train" and self._site.processes == 1
             resources = self._site.cluster.training if trains_here else self._site.cluster.small
-            clusters.place(task, self._site.cluster, resources, self._site.commit)
+            clusters.place(task, self._site.cluster, resources, self._site.commit, component)
         return task
 
     def _of(self, sections: Sequence[str]) -> tuple[Leaf, ...]:

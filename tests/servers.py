@@ -97,6 +97,14 @@ def postgres_binaries() -> Path | None:
     return next((each for each in folders if (each / "initdb").is_file() and (each / "postgres").is_file()), None)
 
 
+def unprivileged() -> dict[str, Any]:
+    """Give the options of a process for PostgreSQL, which refuses to run as root."""
+    if os.geteuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
 class PostgresServer(_Server):
     """PostgreSQL that asks for a password, with two empty databases, in a folder that any account can reach."""
 
@@ -118,7 +126,7 @@ class PostgresServer(_Server):
         if is_new:
             self._initialise(data)
         address = ["-h", _LOCAL, "-p", str(self._port), "-c", "unix_socket_directories=", "-c", "fsync=off"]
-        self._launch([self._binaries / "postgres", "-D", data, *address], {}, cwd=self._folder, **self._account())
+        self._launch([self._binaries / "postgres", "-D", data, *address], {}, cwd=self._folder, **unprivileged())
         if is_new:
             for database in self.databases:
                 self.query("postgres", f"CREATE DATABASE {database}")
@@ -134,7 +142,7 @@ class PostgresServer(_Server):
         return psycopg2.connect(host=_LOCAL, port=self._port, user="team", password=self._password, dbname=database)
 
     def _initialise(self, data: Path) -> None:
-        account, password = self._account(), self._folder / "password"
+        account, password = unprivileged(), self._folder / "password"
         password.write_text(self._password)
         if account:
             for path in (self._folder, password):
@@ -144,14 +152,6 @@ class PostgresServer(_Server):
         done = subprocess.run([*initdb, *settings], cwd=self._folder, capture_output=True, check=False, **account)
         if done.returncode:
             raise RuntimeError(f"initdb fails:\n{done.stderr.decode()}")
-
-    @staticmethod
-    def _account() -> dict[str, Any]:
-        """PostgreSQL refuses to run as root."""
-        if os.geteuid() != 0:
-            return {}
-        nobody = pwd.getpwnam("nobody")
-        return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
 
     def _answers(self) -> bool:
         try:

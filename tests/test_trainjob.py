@@ -101,6 +101,7 @@ def test_the_job_asks_for_what_the_settings_say(
     assert trainer["resourcesPerNode"]["limits"] == {"cpu": "1", "memory": "2Gi", "nvidia.com/gpu": "2"}
     environment = {entry["name"]: entry["value"] for entry in trainer["env"]}
     assert environment["GANFLOW_PROCESSES"] == "2"
+    assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["MLFLOW_RUN_ID"] == "parent"
     (jobs,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     pod = jobs["template"]["spec"]["template"]["spec"]
@@ -119,6 +120,13 @@ def started(small: Params, prepared: Path, states: Path) -> tuple[str, Path]:
     name = trainjob._name(work)
     trainjob._launch(TrainerClient(), name, work, "", 1, 0, SETTINGS)
     return name, work
+
+
+@pytest.mark.parametrize(
+    ("cpu", "processes", "threads"), [("2", 1, 2), ("2500m", 1, 2), ("8", 4, 2), ("1.5", 1, 1), ("400m", 1, 1), ("2", 8, 1)]
+)
+def test_threads_are_as_many_as_the_cpus_of_a_process(cpu: str, processes: int, threads: int) -> None:
+    assert trainjob._threads(cpu, processes) == threads
 
 
 def test_a_retried_launcher_follows_the_job_that_is_there(

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from kubeflow.trainer.options import TrainingRuntimeSpecPatch
 
 SETTINGS: Final = "GANFLOW_TRAINJOB"
+LABELS: Final = {"app.kubernetes.io/part-of": "ganflow"}  # of every pod of a run; k8s/base/runs/network.yaml selects it
 
 _DONE = "run.json"  # what `ganflow train` writes last
 # As files, since Trainer takes no environment for its container from a patch, and its SDK none from a Secret.
@@ -141,6 +142,7 @@ def _launch(  # noqa: PLR0917
         "GANFLOW_JOB": str(work),
         "GANFLOW_PROCESSES": str(max(gpus, 1)),
         "GANFLOW_SECRETS": _SECRETS,
+        "OMP_NUM_THREADS": str(_threads(settings.cpu, max(gpus, 1))),
         **{key: os.environ[key] for key in _PASSED_ON if os.environ.get(key)},
     }
     if run := parent_run or os.environ.get("MLFLOW_RUN_ID"):
@@ -160,6 +162,12 @@ def _launch(  # noqa: PLR0917
             RuntimePatch(training_runtime_spec=_patch(settings)),
         ],
     )
+
+
+def _threads(cpu: str, processes: int) -> int:
+    """Give the threads of a process: Trainer's SDK makes the CPUs a limit, and threads above it stand in each other's way."""
+    cpus = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
+    return max(int(cpus / processes), 1)
 
 
 def _patch(settings: JobSettings) -> "TrainingRuntimeSpecPatch":
@@ -203,7 +211,7 @@ def _patch(settings: JobSettings) -> "TrainingRuntimeSpecPatch":
         node_selector=settings.node_selector or None,
         tolerations=settings.tolerations or None,
     )
-    job = JobTemplatePatch(spec=JobSpecPatch(template=PodTemplatePatch(spec=pod)))
+    job = JobTemplatePatch(spec=JobSpecPatch(template=PodTemplatePatch(metadata={"labels": LABELS}, spec=pod)))
     jobs = JobSetSpecPatch(replicated_jobs=[ReplicatedJobPatch(name="node", template=job)])
     return TrainingRuntimeSpecPatch(template=JobSetTemplatePatch(spec=jobs))
 

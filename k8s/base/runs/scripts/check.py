@@ -3,6 +3,7 @@
 import os
 import sys
 import tempfile
+from pathlib import Path
 
 import torch
 
@@ -19,7 +20,7 @@ def main(volumes: list[str]) -> int:
                 print(f"{volume}: can be written by user {os.getuid()}")
         except OSError as error:
             problems += 1
-            owner = os.stat(volume)
+            owner = Path(volume).stat()
             print(
                 f"{volume}: cannot be written by user {os.getuid()} ({error.strerror}); it belongs to {owner.st_uid}:"
                 f"{owner.st_gid}: on its node, chown -R {os.getuid()}:{os.getgid()} the folder behind it"

@@ -37,7 +37,7 @@ def main() -> None:
 
 def _answers(uri: str) -> bool:
     try:
-        return requests.get(f"{uri}/health", timeout=5).ok
+        return bool(requests.get(f"{uri}/health", timeout=5))
     except requests.RequestException:
         return False
 

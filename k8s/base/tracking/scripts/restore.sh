@@ -10,6 +10,7 @@ for database in mlflow accounts; do
     exit 2
   fi
 done
+export PGOPTIONS="-c client_min_messages=warning"
 sql() { psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 --dbname postgres --command "$1"; }
 others=$(sql "SELECT count(*) FROM pg_stat_activity WHERE datname IN ('mlflow', 'accounts')")
 if [ "$others" != 0 ]; then

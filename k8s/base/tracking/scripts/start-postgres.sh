@@ -1,9 +1,9 @@
 #!/bin/sh
-# Start PostgreSQL on $PGDATA; where there is nothing yet, make it, with the account and the databases of MLflow.
+# start-postgres.sh [OPTION...]: start PostgreSQL on $PGDATA with these options; where there is nothing yet, make it first,
+# with the account and the databases of MLflow.
 # It needs the server's programs alone, on PATH or where Debian keeps them: any image that has them will do.
 set -eu
 PATH=$PATH:$(echo /usr/lib/postgresql/*/bin)
-sockets=${SOCKETS:-/tmp}
 
 if [ -s "$PGDATA/PG_VERSION" ]; then
   made=$(cat "$PGDATA/PG_VERSION") here=$(postgres --version | sed 's/[^0-9]*\([0-9]*\).*/\1/')
@@ -28,4 +28,4 @@ CREATE DATABASE accounts OWNER mlflow;
 SQL
   mv "$new" "$PGDATA"
 fi
-exec postgres -D "$PGDATA" -c listen_addresses='*' -c unix_socket_directories="$sockets"
+exec postgres -D "$PGDATA" "$@"

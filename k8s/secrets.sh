@@ -33,7 +33,7 @@ MLFLOW_AUTH_ADMIN_PASSWORD=$(random 32)
 MLFLOW_FLASK_SERVER_SECRET_KEY=$(random 48)
 END
 keep tracking/secrets/ganflow-mlflow.env <<END
-MLFLOW_TRACKING_URI=http://mlflow.ganflow.svc.cluster.local:5000
+MLFLOW_TRACKING_URI=http://mlflow.ganflow.svc:5000
 MLFLOW_TRACKING_USERNAME=pipelines
 MLFLOW_TRACKING_PASSWORD=$(random 32)
 END

@@ -375,7 +375,7 @@ def test_the_check_says_what_a_run_would_find(deployed: Deployed, tmp_path: Path
 
     process = deployed.containers.process("CronJob/ganflow-check", "check", MLFLOW_TRACKING_URI=deployed.uri)
     (tmp_path / "no-folder").touch()
-    command = [*process.command[:2], str(tmp_path / "no-folder")]
+    command = [sys.executable, process.command[1], str(tmp_path / "no-folder")]
     environment = clean_environment() | process.environment
     unusable = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert unusable.returncode == 1

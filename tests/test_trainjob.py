@@ -123,7 +123,8 @@ def started(small: Params, prepared: Path, states: Path) -> tuple[str, Path]:
 
 
 @pytest.mark.parametrize(
-    ("cpu", "processes", "threads"), [("2", 1, 2), ("2500m", 1, 2), ("8", 4, 2), ("1.5", 1, 1), ("400m", 1, 1), ("2", 8, 1)]
+    ("cpu", "processes", "threads"),
+    [("2", 1, 2), ("2500m", 1, 2), ("8", 4, 2), ("1.5", 1, 1), ("400m", 1, 1), ("2", 8, 1)],
 )
 def test_threads_are_as_many_as_the_cpus_of_a_process(cpu: str, processes: int, threads: int) -> None:
     assert trainjob._threads(cpu, processes) == threads

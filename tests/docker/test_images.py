@@ -107,5 +107,5 @@ def test_each_target_ends_as_a_numbered_user() -> None:
     stages = re.split(r"(?m)^FROM ", (ROOT / "Dockerfile").read_text())[1:]
     users = {stage.split()[2]: re.findall(r"(?m)^USER (\S+)", stage)[-1:] for stage in stages}
     targets = ("ganflow", "ganflow-offline", "mlflow-server", "postgres", "object-store")
-    assert {target: users[target] for target in targets} == dict.fromkeys(targets, ["1000:1000"])
+    assert [users[target] for target in targets] == [["1000:1000"]] * len(targets)
     assert "latest" not in "".join(stages)

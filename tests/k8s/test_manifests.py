@@ -1,6 +1,7 @@
 """Every overlay: valid to Kubernetes, safe by rules of our own, and complete."""
 
 import copy
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -282,3 +283,39 @@ def test_the_secrets_of_the_runs_and_of_the_server_are_the_same() -> None:
 def test_scripts_are_plain_shell(script: Any) -> None:
     done = subprocess.run(["sh", "-n", script], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+OF_KUBEFLOW = {("Service", "ml-pipeline-ui"), ("ClusterTrainingRuntime", "torch-distributed")}
+_KINDS = {
+    "clustertrainingruntime": "ClusterTrainingRuntime",
+    "cronjob": "CronJob",
+    "deployment": "Deployment",
+    "job": "Job",
+    "secret": "Secret",
+    "service": "Service",
+    "statefulset": "StatefulSet",
+}
+
+
+def test_the_page_names_what_is_deployed() -> None:
+    resources = render("local")
+    text = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
+    commands = "\n".join(line for line in text.splitlines() if "kubectl" in line or line.lstrip().startswith(">"))
+    made_by_hand = {("Job", name) for name in re.findall(r"create job ([a-z0-9-]+)", commands)}
+    there = {(each["kind"], each["metadata"]["name"]) for each in resources} | OF_KUBEFLOW | made_by_hand
+    named = {
+        (_KINDS[kind], name) for kind, name in re.findall(rf"\b({'|'.join(_KINDS)})[/ ]([a-z][a-z0-9-]+)", commands)
+    }
+    assert len(named) > 10
+    assert named <= there, named - there
+    namespaces = {each["metadata"].get("namespace") for each in resources}
+    assert set(re.findall(r"kubectl -n ([a-z]+)", text)) <= namespaces
+    assert f"{ROOT.joinpath('k8s/overlays/local/cluster.yaml').relative_to(ROOT)}" in text
+
+
+def test_the_page_lists_every_key_of_every_secret() -> None:
+    rows = re.findall(r"(?m)^\| `([a-z-]+)` \| `ganflow`[^|]*\| (.*) \|$", (ROOT / "docs" / "cluster.md").read_text())
+    listed = {name: set(re.findall(r"`([\w.]+)`", keys)) - {"secrets.sh"} for name, keys in rows}
+    made = {each["metadata"]["name"]: set(each["data"]) for each in select(render("local"), "Secret")}
+    assert listed == made
+    assert set(made) == OF_THE_USER

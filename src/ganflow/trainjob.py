@@ -165,7 +165,7 @@ def _launch(  # noqa: PLR0917
 
 
 def _threads(cpu: str, processes: int) -> int:
-    """Give the threads of a process: Trainer's SDK makes the CPUs a limit, and more threads would wait for each other."""
+    """Give the threads of a process: Trainer's SDK makes CPUs a limit, and more threads would wait for each other."""
     cpus = float(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu)
     return max(int(cpus / processes), 1)
 

@@ -95,6 +95,7 @@ def test_the_job_asks_for_what_the_settings_say(
         train_on_nodes(small, prepared, repository / "out", repository / "states", "parent", 3, 2)
     (job,) = cluster.created
     assert cluster.deleted == [job["metadata"]["name"]]
+    assert job["metadata"]["labels"] == trainjob.LABELS
     trainer = job["spec"]["trainer"]
     assert trainer["image"] == "ganflow:test"
     assert trainer["numNodes"] == 3
@@ -104,6 +105,7 @@ def test_the_job_asks_for_what_the_settings_say(
     assert environment["OMP_NUM_THREADS"] == "1"
     assert environment["MLFLOW_RUN_ID"] == "parent"
     (jobs,) = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    assert jobs["template"]["spec"]["template"]["metadata"]["labels"] == trainjob.LABELS
     pod = jobs["template"]["spec"]["template"]["spec"]
     assert {volume["name"] for volume in pod["volumes"]} == {"checkpoints", "shared-memory", "mlflow"}
     assert pod["tolerations"] == SETTINGS.tolerations

@@ -133,7 +133,7 @@ def _launch(  # noqa: PLR0917
     client: "TrainerClient", name: str, work: Path, parent_run: str, nodes: int, gpus: int, settings: JobSettings
 ) -> None:
     from kubeflow.trainer import CustomTrainerContainer
-    from kubeflow.trainer.options import Name, RuntimePatch, TrainerCommand
+    from kubeflow.trainer.options import Labels, Name, RuntimePatch, TrainerCommand
 
     resources = {"cpu": settings.cpu, "memory": settings.memory}
     if gpus:
@@ -158,6 +158,7 @@ def _launch(  # noqa: PLR0917
         trainer=trainer,
         options=[
             Name(name),
+            Labels(LABELS),
             TrainerCommand(["sh", "-c", _COMMAND]),
             RuntimePatch(training_runtime_spec=_patch(settings)),
         ],

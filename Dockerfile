@@ -1,12 +1,15 @@
 # ganflow: all components of the pipelines. mlflow-server: MLflow with its clients for PostgreSQL and S3.
 # postgres, object-store: for a cluster that reaches no registry; where one is reached, k8s/ takes the projects' own.
 # ganflow-offline: ganflow from the wheels in docker/wheels. docs/cluster.md says how to build them; no BuildKit is needed.
+#
+# PIP_INDEX_URL and PIP_TRUSTED_HOST, which pip finds in its environment, are named in each stage that runs pip, since not
+# every builder hands them on from one stage to the next.
 ARG BASE_IMAGE=docker.io/library/python:3.11.14-slim-bookworm
 
 FROM ${BASE_IMAGE} AS runtime
 # The name is for what asks who it is; pods may have any other number. Only /tmp has to be writable.
-RUN groupadd --gid 1000 ganflow \
- && useradd --uid 1000 --gid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ganflow
+RUN groupadd --non-unique --gid 1000 ganflow \
+ && useradd --non-unique --uid 1000 --gid 1000 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin ganflow
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     USER=ganflow \
@@ -16,14 +19,13 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
 WORKDIR /workspace
 
 FROM ${BASE_IMAGE} AS builder
-# pip looks for them in its environment: an index in place of the default one.
-ARG PIP_INDEX_URL
-ARG PIP_TRUSTED_HOST
 WORKDIR /build
 COPY docker/install.sh ./
 COPY docker/wheels wheels
 
 FROM builder AS ganflow-package
+ARG PIP_INDEX_URL
+ARG PIP_TRUSTED_HOST
 COPY docker/build.lock ./
 RUN sh install.sh build.lock
 COPY pyproject.toml README.md LICENSE ./
@@ -32,10 +34,14 @@ RUN /opt/venv/bin/hatchling build -t wheel -d dist \
  && /opt/venv/bin/python -m pip install --quiet --no-deps --no-index --prefix /package dist/*.whl
 
 FROM builder AS mlflow-server-packages
+ARG PIP_INDEX_URL
+ARG PIP_TRUSTED_HOST
 COPY docker/mlflow-server.lock ./
 RUN sh install.sh mlflow-server.lock
 
 FROM builder AS object-store-packages
+ARG PIP_INDEX_URL
+ARG PIP_TRUSTED_HOST
 COPY docker/object-store.lock ./
 RUN sh install.sh object-store.lock
 
@@ -56,6 +62,8 @@ USER 1000:1000
 CMD ["mlflow", "server", "--help"]
 
 FROM builder AS ganflow-wheels
+ARG PIP_INDEX_URL
+ARG PIP_TRUSTED_HOST
 ARG TORCH_INDEX
 COPY docker/ganflow.lock ./
 RUN sh install.sh ganflow.lock

@@ -9,10 +9,10 @@ COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --n
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format schema golden lock ui
+.PHONY: help repro test lint format schema golden lock image-locks ui
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  EXPERIMENT=name and SET=\"key.path=value ...\" go with repro; experiments/ holds the names."
 
 repro: $(VENV)/.ready ## Run prepare, train, evaluate, register through DVC, whatever of it is out of date

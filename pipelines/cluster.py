@@ -37,6 +37,7 @@ Place = Annotated[str, _matching(r"/(.*[^/])", "an absolute path without / at it
 
 _MLFLOW_KEYS = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 _DVC_KEYS = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
+_RETRY_WITHIN = f"{90 * 24 * 3600}s"
 _RUN_LABEL = "metadata.labels['pipeline/runid']"
 
 
@@ -199,7 +200,8 @@ def place_checkpoints(task: dsl.PipelineTask, cluster: Cluster) -> None:
         kubernetes.mount_pvc(task, cluster.checkpoints.claim, cluster.checkpoints.path)
         task.set_env_variable(CHECKPOINTS, cluster.checkpoints.path)
     if cluster.retries:
-        task.set_retry(cluster.retries)
+        # Kubeflow's own hour is counted from the first pod on: a longer training could not be resumed.
+        task.set_retry(cluster.retries, backoff_max_duration=_RETRY_WITHIN)
 
 
 def place_training(task: dsl.PipelineTask, cluster: Cluster, gpus: int) -> None:

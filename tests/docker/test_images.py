@@ -109,3 +109,11 @@ def test_each_target_ends_as_a_numbered_user() -> None:
     targets = ("ganflow", "ganflow-offline", "mlflow-server", "postgres", "object-store")
     assert [users[target] for target in targets] == [["1000:1000"]] * len(targets)
     assert "latest" not in "".join(stages)
+
+
+def test_the_index_is_named_in_each_stage_that_installs() -> None:
+    stages = re.split(r"(?m)^FROM ", (ROOT / "Dockerfile").read_text())[1:]
+    installing = [stage for stage in stages if "install.sh" in "".join(re.findall(r"(?m)^RUN .*", stage))]
+    assert len(installing) == 5
+    for stage in installing:
+        assert {"PIP_INDEX_URL", "PIP_TRUSTED_HOST"} <= set(re.findall(r"(?m)^ARG (\w+)", stage)), stage

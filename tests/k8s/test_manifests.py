@@ -285,7 +285,11 @@ def test_scripts_are_plain_shell(script: Any) -> None:
     assert done.returncode == 0, done.stderr
 
 
-OF_KUBEFLOW = {("Service", "ml-pipeline-ui"), ("ClusterTrainingRuntime", "torch-distributed")}
+OF_KUBEFLOW = {
+    ("ClusterTrainingRuntime", "torch-distributed"),
+    ("Deployment", "kubeflow-trainer-controller-manager"),
+    ("Service", "ml-pipeline-ui"),
+}
 _KINDS = {
     "clustertrainingruntime": "ClusterTrainingRuntime",
     "cronjob": "CronJob",
@@ -310,6 +314,8 @@ def test_the_page_names_what_is_deployed() -> None:
     assert named <= there, named - there
     namespaces = {each["metadata"].get("namespace") for each in resources}
     assert set(re.findall(r"kubectl -n ([a-z]+)", text)) <= namespaces
+    for command in re.findall(r"kubectl [^;\n]*(?:wait|rollout status) [^;\n]*", commands):
+        assert "--timeout" in command, "wait gives up after 30 seconds, rollout status never"
     assert f"{ROOT.joinpath('k8s/overlays/local/cluster.yaml').relative_to(ROOT)}" in text
 
 

@@ -314,7 +314,7 @@ def test_a_backup_brings_back_what_was_there(deployed: Deployed) -> None:
     (name,) = re.findall(r"/(\d{8}T\d{6}Z):", saved.stdout)
     log_run(deployed, "after")
 
-    refused = deployed.run("CronJob/restore", "database")
+    refused = deployed.run("CronJob/restore", "database", PATIENCE="1")
     assert refused.returncode == 2
     assert "scale deployment mlflow --replicas 0" in refused.stderr
     assert deployed.stop("server", signal.SIGTERM) < 20  # well within the 30 s that Kubernetes gives

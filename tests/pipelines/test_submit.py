@@ -218,6 +218,8 @@ def test_what_the_training_alone_has(kubeflow: KfpServer, gpus: Sequence[str]) -
     tasks = pipeline(body)["root"]["dag"]["tasks"]
     assert having("retryPolicy", tasks) == ["train"]
     assert tasks["train"]["retryPolicy"]["maxRetryCount"] == 10
+    # Kubeflow's own bound, an hour after the first pod's start, would end longer trainings.
+    assert tasks["train"]["retryPolicy"]["backoffMaxDuration"] == f"{90 * 24 * 3600}s"
 
 
 def test_what_every_task_has(kubeflow: KfpServer) -> None:

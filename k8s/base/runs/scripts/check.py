@@ -1,5 +1,6 @@
-"""Say whether the pods of a run can write to the volumes given as arguments, sign in to MLflow, and see the GPUs."""
+"""Say whether the pods of a run can write to the volumes given as arguments, sign in to MLflow, and see --gpus GPUs."""
 
+import argparse
 import os
 import sys
 import tempfile
@@ -11,10 +12,14 @@ from ganflow.errors import UserError
 from ganflow.tracking.store import connect, public, tracking_uri
 
 
-def main(volumes: list[str]) -> int:
+def main(arguments: list[str]) -> int:
     """Print a line for each thing; the status is 1 where one is amiss."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--gpus", type=int, default=0)
+    parser.add_argument("volumes", nargs="*")
+    options = parser.parse_args(arguments)
     problems = 0
-    for volume in volumes:
+    for volume in options.volumes:
         try:
             with tempfile.NamedTemporaryFile(dir=volume):
                 print(f"{volume}: can be written by user {os.getuid()}")
@@ -31,7 +36,11 @@ def main(volumes: list[str]) -> int:
     except UserError as error:
         problems += 1
         print(error)
-    print(f"torch {torch.__version__}: {torch.cuda.device_count()} GPUs")
+    gpus: int = torch.cuda.device_count()
+    print(
+        f"torch {torch.__version__}: {gpus} GPUs" + (f"; there should be {options.gpus}" if gpus < options.gpus else "")
+    )
+    problems += gpus < options.gpus
     return min(problems, 1)
 
 

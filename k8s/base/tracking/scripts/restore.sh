@@ -12,7 +12,12 @@ for database in mlflow accounts; do
 done
 export PGOPTIONS="-c client_min_messages=warning"
 sql() { psql --no-psqlrc --quiet --tuples-only --no-align --set ON_ERROR_STOP=1 --dbname postgres --command "$1"; }
-others=$(sql "SELECT count(*) FROM pg_stat_activity WHERE datname IN ('mlflow', 'accounts')")
+used="SELECT count(*) FROM pg_stat_activity WHERE datname IN ('mlflow', 'accounts') AND backend_type = 'client backend'"
+others=$(sql "$used") tries=0
+while [ "$others" != 0 ] && [ "$tries" -lt "${PATIENCE:-60}" ]; do # MLflow may be on its way out
+  sleep 1
+  others=$(sql "$used") tries=$((tries + 1))
+done
 if [ "$others" != 0 ]; then
   echo "restore: $others connections use the databases; first: kubectl -n ganflow scale deployment mlflow --replicas 0" >&2
   exit 2

@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     print(
         f"torch {torch.__version__}: {gpus} GPUs" + (f"; there should be {options.gpus}" if gpus < options.gpus else "")
     )
-    problems += gpus < options.gpus
+    problems += int(gpus < options.gpus)
     return min(problems, 1)
 
 

@@ -97,6 +97,13 @@ class Deployed:
             process.command, env=environment, cwd=self.folder, capture_output=True, text=True, check=False
         )
 
+    def start_store(self) -> None:
+        port = self.ports["object-store"]
+        inner = [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer")]
+        outer = {"-s3.ip.bind=0.0.0.0": f"-s3.ip.bind={HOST}", "-s3.port=8333": f"-s3.port={port}"}
+        self.start("Deployment/object-store", "seaweedfs", outer, inner)
+        self.wait("seaweedfs", lambda: requests.get(f"http://{HOST}:{port}/status", timeout=5).ok)
+
     def start_mlflow(self) -> None:
         port = str(self.ports["mlflow"])
         self.start("Deployment/mlflow", "server", {"0.0.0.0": HOST, "5000": port})
@@ -161,15 +168,11 @@ def deployed() -> Iterator[Deployed]:
             for path in (claims, sockets):
                 os.chown(path, account["user"], account["group"])
         deployed = Deployed(Path(folder), binaries)
-        store = deployed.ports["object-store"]
         try:
             deployed.start(
                 "StatefulSet/postgres", "postgres", {"listen_addresses=*": f"listen_addresses={HOST}"}, **account
             )
-            inner = [f"-{part}.port={free_port()}" for part in ("master", "volume", "filer")]
-            outer = {"-s3.ip.bind=0.0.0.0": f"-s3.ip.bind={HOST}", "-s3.port=8333": f"-s3.port={store}"}
-            deployed.start("Deployment/object-store", "seaweedfs", outer, inner)
-            deployed.wait("seaweedfs", lambda: requests.get(f"http://{HOST}:{store}/status", timeout=5).ok)
+            deployed.start_store()
             deployed.wait("postgres", lambda: deployed.query("accounts", "SELECT 1"))
             made = deployed.run("Deployment/mlflow", "bucket")
             assert made.returncode == 0, made.stderr
@@ -280,6 +283,16 @@ def test_artifacts_pass_through_the_server_into_the_bucket(deployed: Deployed) -
     ((key, content),) = ((key, content) for key, content in objects(deployed).items() if run in key)
     assert re.fullmatch(rf"artifacts/\d+/{run}/artifacts/note\.txt", key)
     assert content == b"passed-on"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_restart_of_the_store_loses_nothing(deployed: Deployed, number: signal.Signals) -> None:
+    run = log_run(deployed, f"before-{number.name}")
+    deployed.stop("seaweedfs", number)
+    deployed.start_store()
+    (content,) = (content for key, content in objects(deployed).items() if run in key)
+    assert content == f"before-{number.name}".encode()
+    log_run(deployed, f"after-{number.name}")
 
 
 def test_the_store_gives_nothing_to_strangers(deployed: Deployed) -> None:

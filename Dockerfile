@@ -37,7 +37,8 @@ FROM builder AS mlflow-server-packages
 ARG PIP_INDEX_URL
 ARG PIP_TRUSTED_HOST
 COPY docker/mlflow-server.lock ./
-RUN sh install.sh mlflow-server.lock
+# pip, and what Debian's venv brings along, are in no lock and of no use any more.
+RUN sh install.sh mlflow-server.lock && /opt/venv/bin/python -m pip uninstall --yes --quiet setuptools pip
 
 FROM builder AS object-store-packages
 ARG PIP_INDEX_URL
@@ -66,7 +67,7 @@ ARG PIP_INDEX_URL
 ARG PIP_TRUSTED_HOST
 ARG TORCH_INDEX
 COPY docker/ganflow.lock ./
-RUN sh install.sh ganflow.lock
+RUN sh install.sh ganflow.lock && /opt/venv/bin/python -m pip uninstall --yes --quiet pip
 
 FROM runtime AS ganflow-offline
 COPY --from=ganflow-wheels /opt/venv /opt/venv
@@ -82,7 +83,7 @@ ARG PIP_INDEX_URL
 ARG PIP_TRUSTED_HOST
 ARG TORCH_INDEX
 COPY docker/install.sh docker/ganflow.lock /build/
-RUN cd /build && sh install.sh ganflow.lock
+RUN cd /build && sh install.sh ganflow.lock && /opt/venv/bin/python -m pip uninstall --yes --quiet pip
 
 FROM ganflow-dependencies AS ganflow
 COPY --from=ganflow-package /package /opt/venv

@@ -117,3 +117,13 @@ def test_the_index_is_named_in_each_stage_that_installs() -> None:
     assert len(installing) == 5
     for stage in installing:
         assert {"PIP_INDEX_URL", "PIP_TRUSTED_HOST"} <= set(re.findall(r"(?m)^ARG (\w+)", stage)), stage
+
+
+def test_no_image_keeps_the_installer() -> None:
+    stages = re.split(r"(?m)^FROM ", (ROOT / "Dockerfile").read_text())[1:]
+    kept = {
+        stage.split()[2]
+        for stage in stages
+        if "install.sh" in stage and not re.search(r"pip uninstall .*pip$", stage, re.M)
+    }
+    assert kept == {"builder", "ganflow-package", "object-store-packages"}  # of these a file or the package is copied

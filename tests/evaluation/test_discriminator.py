@@ -13,12 +13,14 @@ from ganflow.evaluation.discriminator import (
     area_under_curve,
     auc_interval,
     auc_standard_error,
+    calibration_error,
     logits,
     score_discriminator,
     wilson_interval,
 )
 
 scores = st.lists(st.integers(-4, 4), min_size=1, max_size=20)
+logit_values = st.floats(-4, 4) | st.sampled_from([-40.0, 40.0])  # 40 is a probability of 1 in float64
 
 
 def test_by_hand() -> None:
@@ -84,6 +86,84 @@ def test_interval_covers_the_truth_in_95_of_100() -> None:
     ]
 
     assert 0.91 < sum(low <= truth <= high for low, high in intervals) / 300 < 0.99
+
+
+def test_calibration_error_by_hand() -> None:
+    # sigmoid(log 3) = 3/4. One bin has 3/4 for two reals and a fake, another 1/2 for a real, a third 1/4 for two fakes.
+    real, fake = torch.tensor([3.0, 3.0, 1.0]).log(), torch.tensor([3.0, 1 / 3, 1 / 3]).log()
+    expected = 3 / 6 * abs(2 / 3 - 3 / 4) + 1 / 6 * (1 - 1 / 2) + 2 / 6 * (1 / 4)
+
+    assert calibration_error(real, fake) == pytest.approx(expected, rel=1e-6)
+    assert score_discriminator(real, fake).calibration_error == calibration_error(real, fake)
+
+
+@given(st.lists(st.tuples(logit_values, logit_values), min_size=1, max_size=40))
+def test_calibration_error_equals_a_loop(pairs: list[tuple[float, float]]) -> None:
+    real, fake = torch.tensor(pairs, dtype=torch.float64).T
+    labelled = [(1 / (1 + math.exp(-x)), 1) for x, _ in pairs] + [(1 / (1 + math.exp(-x)), 0) for _, x in pairs]
+    expected = 0.0
+    for i in range(15):
+        inside = [(p, y) for p, y in labelled if i / 15 < p <= (i + 1) / 15]
+        if inside:
+            share_real, mean = (sum(column) / len(inside) for column in reversed(list(zip(*inside, strict=True))))
+            expected += len(inside) / len(labelled) * abs(share_real - mean)
+
+    assert calibration_error(real, fake) == pytest.approx(expected, abs=1e-12)
+
+
+def test_probabilities_that_come_true_are_calibrated() -> None:
+    # Of every ten pictures at 0.9, nine are real, and so on.
+    shares = {0.9: (9, 1), 0.7: (7, 3), 0.5: (5, 5), 0.3: (3, 7), 0.1: (1, 9)}
+    real, fake = (
+        torch.cat([torch.full((counts[kind],), p, dtype=torch.float64).logit() for p, counts in shares.items()])
+        for kind in (0, 1)
+    )
+
+    assert calibration_error(real, fake) == pytest.approx(0, abs=1e-12)
+    assert calibration_error(real * 3, fake * 3) > 0.1  # the same order, but too sure
+
+
+def test_certain_and_wrong_is_the_worst_calibration() -> None:
+    certain = torch.full((5,), 200.0)
+
+    assert calibration_error(-certain, certain) == 1
+    assert calibration_error(certain, -certain) == pytest.approx(0, abs=1e-12)
+    assert calibration_error(certain, certain) == 0.5
+
+
+def test_advantage_is_the_auc_from_minus_1_to_1() -> None:
+    scored = score_discriminator(torch.tensor([2.0, 1.0, 0.0, -1.0]), torch.tensor([0.0, -2.0, 1.0, -1.0]))
+
+    assert scored.advantage == pytest.approx(7 / 16)  # above in 10, level in 3, below in 3 of 16
+    assert scored.advantage_interval == pytest.approx([2 * end - 1 for end in scored.auc_interval])
+    assert scored.converged == (scored.auc_interval.low <= 0.5)
+
+
+def test_chance_is_found_converged_in_975_of_1000() -> None:
+    rng = torch.Generator().manual_seed(0)
+    found = [
+        score_discriminator(torch.randn(100, generator=rng), torch.randn(100, generator=rng)).converged
+        for _ in range(400)
+    ]
+
+    assert 0.95 < sum(found) / 400 < 1
+
+
+def test_a_shifted_threshold_does_not_pass_for_convergence() -> None:
+    rng = torch.Generator().manual_seed(0)
+    fake = torch.randn(200, generator=rng)
+    scored = score_discriminator(torch.randn(200, generator=rng) + 12, fake + 10)
+
+    assert scored.accuracy == 0.5
+    assert scored.advantage > 0.7
+    assert not scored.converged
+
+
+def test_a_discriminator_that_errs_is_no_better_than_chance() -> None:
+    scored = score_discriminator(torch.zeros(30), torch.ones(30))
+
+    assert scored.advantage == -1
+    assert scored.converged
 
 
 def test_rejects_what_does_not_fit() -> None:

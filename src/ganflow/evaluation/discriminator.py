@@ -1,6 +1,7 @@
 """How well a discriminator tells real from generated pictures: accuracy at logit 0 and AUC, with their confidence.
 
-A generator has converged, in the sense of Goodfellow et al. 2014 (section 4.1), when both are 1/2.
+A generator has converged, in the sense of Goodfellow et al. 2014 (section 4.1), when both are 1/2. Of the two, the AUC
+decides: a threshold that has shifted hides an AUC of 0.9 behind an accuracy of 1/2.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,6 +16,7 @@ from ganflow.data.quantise import to_float
 from ganflow.errors import UserError
 
 _Z = 1.959963984540054  # the normal distribution's 97.5 % point: two-sided 95 %
+_CALIBRATION_BINS = 15  # as in most of the literature since Guo et al. 2017
 
 
 class Interval(NamedTuple):
@@ -26,7 +28,16 @@ class Interval(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class DiscriminatorScores:
-    """Shares in [0, 1]: of real pictures, of generated ones and of both that are told right, and the AUC."""
+    """Shares in [0, 1]: of real pictures, of generated ones and of both that are told right, and the AUC.
+
+    `calibration_error`, in [0, 1], is how far the discriminator's probabilities are from what it meets.
+
+    `advantage` is 2 AUC - 1: 0 for a discriminator that does no better than chance, 1 for one that tells every real
+    picture from every generated one, below 0 for one that has them the wrong way round. `converged` says that the lower
+    end of its 95 % interval is at most 0, so that these pictures do not show the discriminator to be better than
+    chance. It takes more pictures to see a smaller advantage; and a discriminator that has learnt nothing does not
+    beat chance either, whatever the generator makes.
+    """
 
     accuracy: float
     accuracy_real: float
@@ -34,6 +45,10 @@ class DiscriminatorScores:
     accuracy_interval: Interval
     auc: float
     auc_interval: Interval
+    calibration_error: float
+    advantage: float
+    advantage_interval: Interval
+    converged: bool
 
 
 def score_discriminator(real: Tensor, fake: Tensor) -> DiscriminatorScores:
@@ -51,13 +66,19 @@ def score_discriminator(real: Tensor, fake: Tensor) -> DiscriminatorScores:
     n = len(real)
     right_real, right_fake = int((real > 0).sum()), int((fake <= 0).sum())
     auc = area_under_curve(real, fake)
+    auc_low, auc_high = auc_interval(auc, n, n)
+    advantage_interval = Interval(2 * auc_low - 1, 2 * auc_high - 1)
     return DiscriminatorScores(
         accuracy=(right_real + right_fake) / (2 * n),
         accuracy_real=right_real / n,
         accuracy_fake=right_fake / n,
         accuracy_interval=wilson_interval(right_real + right_fake, 2 * n),
         auc=auc,
-        auc_interval=auc_interval(auc, n, n),
+        auc_interval=Interval(auc_low, auc_high),
+        calibration_error=calibration_error(real, fake),
+        advantage=2 * auc - 1,
+        advantage_interval=advantage_interval,
+        converged=advantage_interval.low <= 0,
     )
 
 
@@ -70,6 +91,23 @@ def area_under_curve(positive: Tensor, negative: Tensor) -> float:
     below = torch.searchsorted(negative, positive, right=False)
     not_above = torch.searchsorted(negative, positive, right=True)
     return int((below + not_above).sum()) / (2 * len(positive) * len(negative))
+
+
+def calibration_error(real: Tensor, fake: Tensor) -> float:
+    """Give the expected calibration error of sigmoid(logit) as the probability of being real (Guo et al. 2017, eq. 3).
+
+    Takes logits (n,) of real pictures and as many of generated ones. The probabilities fall into 15 equal bins, each
+    with its upper end; what a bin adds is how far the share of reals in it is from its mean probability, times the
+    share of pictures in it. In [0, 1]: 0 for probabilities that come true, 1 for certainty that is always wrong. Of
+    logits that no loss has made log-odds (a critic's), it says nothing.
+    """
+    probabilities = torch.cat([real, fake]).to(torch.float64).sigmoid()
+    is_real = torch.zeros_like(probabilities)
+    is_real[: len(real)] = 1
+    bins = (probabilities * _CALIBRATION_BINS).ceil().long().sub(1).clamp_min(0)
+    # How far apart a bin's means are, times its share of all pictures, is how far its sums are, over all pictures.
+    gaps = torch.bincount(bins, is_real - probabilities, _CALIBRATION_BINS)
+    return float(gaps.abs().sum()) / len(probabilities)
 
 
 def wilson_interval(right: int, trials: int) -> Interval:

@@ -23,12 +23,11 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """Take the moments of one batch of features (n, d), n of at least 1. Raises ValueError for another shape."""
-        if features.ndim != 2 or len(features) == 0:
-            raise ValueError(f"features must be (n, d) with n of at least 1, not {tuple(features.shape)}")
-        if features.device.type == "mps":
-            features = features.cpu()  # MPS has no float64
-        values = features.to(torch.float64)
+        """Take the moments of one batch of features (n, d), n of at least 1.
+
+        Raises ValueError for another shape, UserError for features that are not finite.
+        """
+        values = in_float64(features)
         mean = values.mean(dim=0)
         centred = values - mean
         return cls(len(values), mean, centred.T @ centred)
@@ -63,3 +62,15 @@ def moments(batches: Iterable[Tensor]) -> Moments:
     if total is None:
         raise UserError("there are no images to measure")
     return total
+
+
+def in_float64(features: Tensor, least: int = 1) -> Tensor:
+    """Give features (n, d) in float64, on their device, or on the CPU where the device has no float64.
+
+    Raises ValueError for another shape or n below `least`, UserError for features that are not finite.
+    """
+    if features.ndim != 2 or len(features) < least:
+        raise ValueError(f"features must be (n, d) with n of at least {least}, not {tuple(features.shape)}")
+    if not torch.isfinite(features).all():
+        raise UserError("the features are not finite: the extractor's weights hold NaN or infinity, or overflow")
+    return (features.cpu() if features.device.type == "mps" else features).to(torch.float64)

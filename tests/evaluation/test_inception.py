@@ -5,11 +5,15 @@ from urllib.error import URLError
 
 import pytest
 import torch
+from PIL import Image
 from torch import nn
+from torch.nn.functional import interpolate
 
 from ganflow.errors import UserError
 from ganflow.evaluation import inception
+from ganflow.evaluation.frechet import frechet_distance
 from ganflow.evaluation.inception import Inception, find_weights, load_inception, name_of, resize_like_tensorflow
+from ganflow.evaluation.statistics import moments
 
 FILE = "pt_inception-2015-12-05-6726825d.pth"
 
@@ -51,12 +55,14 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_features_equal_those_of_torch_fidelity(weights: Path) -> None:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    reference = FeatureExtractorInceptionV3("reference", ["2048"], feature_extractor_weights_path=str(weights))
+    layers = ["2048", "logits_unbiased"]
+    reference = FeatureExtractorInceptionV3("reference", layers, feature_extractor_weights_path=str(weights))
     network, digest = load_inception(weights)
     images = torch.randint(0, 256, (2, 3, 32, 24), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
 
     with torch.inference_mode():
-        expected, features = reference(images)[0], network(images)
+        (expected, expected_logits), features = reference(images), network(images)
+        logits = network.logits(features)
         gray = network(images[:1, :1])
         expected_gray = network(images[:1, :1].repeat(1, 3, 1, 1))
 
@@ -64,9 +70,57 @@ def test_features_equal_those_of_torch_fidelity(weights: Path) -> None:
     assert float((features - expected).norm() / expected.norm()) < 1e-5
     torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
     assert float((expected[0] - expected[1]).norm() / expected.norm()) > 0.01  # or any picture would do
+    assert logits.shape == (2, 1008)
+    assert float((logits - expected_logits).norm() / expected_logits.norm()) < 1e-5
     torch.testing.assert_close(gray, expected_gray)
     assert name_of(digest) == "inception with weights of unknown origin"
     assert name_of("sha256:6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2") == "inception-2015-12-05"
+
+
+def blobs(seed: int, count: int) -> torch.Tensor:
+    """Pictures, uint8 (count, 3, 24, 32), of colours that flow into each other."""
+    coarse = torch.randn(count, 3, 3, 4, generator=torch.Generator().manual_seed(seed))
+    return (interpolate(coarse, scale_factor=8, mode="bicubic") * 40 + 120 + 5 * seed).clamp(0, 255).to(torch.uint8)
+
+
+def write_pictures(folder: Path, images: torch.Tensor) -> str:
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{index:03}.png")
+    return str(folder)
+
+
+@pytest.mark.slow
+def test_the_whole_protocol_gives_the_fid_of_torch_fidelity(weights: Path, tmp_path: Path) -> None:
+    """From pictures in files to the number, with other counts on either side, so that N for N - 1 would show."""
+    import torch_fidelity
+
+    first, second = blobs(1, 16), blobs(2, 12)
+    expected = torch_fidelity.calculate_metrics(
+        input1=write_pictures(tmp_path / "first", first),
+        input2=write_pictures(tmp_path / "second", second),
+        feature_extractor_weights_path=str(weights),
+        fid=True,
+        cuda=False,
+        save_cpu_ram=True,
+        cache=False,
+        verbose=False,
+    )["frechet_inception_distance"]
+    network, _ = load_inception(weights)
+
+    with torch.inference_mode():
+        of_first, of_second = (moments(map(network, images.split(5))) for images in (first, second))
+    fid = frechet_distance(of_first.mean, of_first.covariance, of_second.mean, of_second.covariance)
+
+    # torch-fidelity's eigenvalues of a product of rank 11 leave some 3e-6 of rounding.
+    assert fid == pytest.approx(expected, rel=1e-4)
+
+
+def test_no_batch_norm_is_left_to_compute(weights: Path) -> None:
+    network, _ = load_inception(weights)
+
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    assert not any(parameter.requires_grad for parameter in network.parameters())
 
 
 def test_resize_by_hand() -> None:

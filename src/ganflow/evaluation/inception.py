@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, max_pool2d
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ganflow.errors import UserError
 
@@ -67,7 +68,7 @@ def find_weights(given: str) -> Path:
 
 
 def load_inception(path: Path) -> tuple["Inception", str]:
-    """Load the network, in eval mode on the CPU, and the digest of its file.
+    """Load the network, in eval mode on the CPU with its batch norms folded away, and the digest of its file.
 
     Raises UserError if the file is damaged or of another network, or not the one that a hash in its name promises.
     """
@@ -92,7 +93,11 @@ def load_inception(path: Path) -> tuple["Inception", str]:
         network.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, AttributeError):
         raise UserError(f"{path}: holds the weights of another network; it should be {_FILE}") from None
-    return network.eval().requires_grad_(False), f"sha256:{digest}"
+    network.eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, _Conv):
+            module.fold()
+    return network, f"sha256:{digest}"
 
 
 def name_of(digest: str) -> str:
@@ -114,15 +119,12 @@ def resize_like_tensorflow(images: Tensor, side: int) -> Tensor:
         high = (low + 1).clamp_max(length - 1)
         share = (position - low).view(-1, *[1] * (3 - dim))
         at_low, at_high = images.index_select(dim, low), images.index_select(dim, high)
-        images = at_low + (at_high - at_low) * share
+        images = at_high.sub_(at_low).mul_(share).add_(at_low)
     return images
 
 
 class Inception(nn.Module):
-    """From pictures, uint8 (n, 1 or 3, h, w), to pooled features (n, 2048); gray is repeated in three channels.
-
-    `fc` is not used for the features, but is in the file.
-    """
+    """From pictures, uint8 (n, 1 or 3, h, w), to pooled features (n, 2048); gray is repeated in three channels."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -147,7 +149,9 @@ class Inception(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Give the features (n, 2048) of pictures uint8 (n, 1 or 3, h, w)."""
         x = resize_like_tensorflow(images.to(self.fc.weight.dtype), _SIDE)
-        x = ((x - 128) / 128).expand(-1, 3, -1, -1)
+        x = x.sub_(128).div_(128).expand(-1, 3, -1, -1)
+        if x.device.type == "cpu":
+            x = x.contiguous(memory_format=torch.channels_last)  # all layers keep it; 1.4 times as fast
         x = self.Conv2d_2b_3x3(self.Conv2d_2a_3x3(self.Conv2d_1a_3x3(x)))
         x = self.Conv2d_4a_3x3(self.Conv2d_3b_1x1(max_pool2d(x, 3, stride=2)))
         x = self.Mixed_5d(self.Mixed_5c(self.Mixed_5b(max_pool2d(x, 3, stride=2))))
@@ -155,6 +159,13 @@ class Inception(nn.Module):
         x = self.Mixed_7c(self.Mixed_7b(self.Mixed_7a(x)))
         features: Tensor = x.mean(dim=(2, 3))
         return features
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Give the logits (n, 1008) of features (n, 2048), without the bias, as the Inception Score takes them.
+
+        The score's first code (Salimans et al. 2016) left the bias out, and the numbers in print are of that.
+        """
+        return features @ self.fc.weight.T
 
 
 class _Conv(nn.Module):
@@ -170,11 +181,17 @@ class _Conv(nn.Module):
     ) -> None:
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride, padding, bias=False)
-        self.bn = nn.BatchNorm2d(channels_out, eps=1e-3)
+        self.bn: nn.BatchNorm2d | nn.Identity = nn.BatchNorm2d(channels_out, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         normalised: Tensor = self.bn(self.conv(x))
         return normalised.relu_()
+
+    def fold(self) -> None:
+        """Make batch norm, which in eval mode is linear, a part of the convolution."""
+        if isinstance(self.bn, nn.BatchNorm2d):
+            self.conv = fuse_conv_bn_eval(self.conv, self.bn)
+            self.bn = nn.Identity()
 
 
 class _Mixed(nn.Module):

@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from ganflow.data.decoding import UndecodableError, decode, is_picture
+from ganflow.data.decoding import Header, UndecodableError, decode, is_picture, read_header
 
 RAMP = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
 COLOURS = np.random.default_rng(0).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -248,6 +248,17 @@ def test_decompression_bombs_are_refused_unread(tmp_path: Path, side: int) -> No
     path.write_bytes(png((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b"")))
     with pytest.raises(UndecodableError, match=r"claims more than \d+ pixels"):
         decode(path)
+
+
+def test_headers_are_read_without_the_pixels(save: Save) -> None:
+    path = save(Image.fromarray(COLOURS[:4]), "wrong-suffix.jpg", format="PNG")
+    path.write_bytes(path.read_bytes()[:-30])
+    assert read_header(path) == Header("PNG", "RGB", (8, 4))
+    with pytest.raises(UndecodableError):
+        decode(path)
+    path.write_bytes(b"junk")
+    with pytest.raises(UndecodableError, match="not a picture"):
+        read_header(path)
 
 
 def test_missing_and_unreadable(tmp_path: Path) -> None:

@@ -37,6 +37,14 @@ class Decoded(NamedTuple):
     conversions: tuple[str, ...]
 
 
+class Header(NamedTuple):
+    """What a file says of its picture before any pixel is read, in Pillow's names of formats and modes."""
+
+    format: str
+    mode: str
+    size: tuple[int, int]  # width, height, as stored
+
+
 def decode(path: Path) -> Decoded:
     """Read the first frame of a picture, upright as its EXIF says, as 8-bit gray or RGB.
 
@@ -48,13 +56,19 @@ def decode(path: Path) -> Decoded:
         return _decode(image)
 
 
+def read_header(path: Path) -> Header:
+    """Read the header of a picture alone. Raises UndecodableError with the reason."""
+    with _opened(path) as image:
+        return Header(str(image.format), image.mode, image.size)
+
+
 def is_picture(path: Path) -> bool:
     """Say from its header whether a file is a picture in one of the formats read."""
     try:
-        with _opened(path):
-            return True
+        read_header(path)
     except UndecodableError:
         return False
+    return True
 
 
 @contextmanager

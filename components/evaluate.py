@@ -23,7 +23,7 @@ def evaluate(
         # The training's device may be one that this pod has not.
         params = pod.params_of({**leaves, "train.device": "auto"}, trained.metadata["params"])
         out = Path(evaluated.path)
-        metrics = evaluate_model(params, Path(prepared.path), Path(trained.path), out)
+        metrics = evaluate_model(params, Path(prepared.path), Path(trained.path), out, pod.states())
         for name, value in metrics.items():
             if value is not None:
                 evaluated.log_metric(name, value)

@@ -23,7 +23,13 @@ def register(
         params = pod.params_of(
             {**leaves, "train.device": "auto"}, trained.metadata["params"], evaluated.metadata["params"]
         )
-        folders = (Path(artifact.path) for artifact in (prepared, trained, evaluated, registration))
-        result = register_model(params, *folders)
+        result = register_model(
+            params,
+            Path(prepared.path),
+            Path(trained.path),
+            Path(evaluated.path),
+            Path(registration.path),
+            pod.states(),
+        )
         registration.metadata.update({key: value for key, value in result.items() if isinstance(value, str)})
         Path(summary.path).write_text(report.registration_summary(result), encoding="utf-8")

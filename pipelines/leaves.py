@@ -63,8 +63,8 @@ def require_passable(name: str, value: object) -> None:
 
 
 def of_sections(leaves: Iterable[Leaf], sections: Sequence[str]) -> tuple[Leaf, ...]:
-    """Choose the leaves of some sections."""
-    return tuple(leaf for leaf in leaves if leaf.path.partition(".")[0] in sections)
+    """Choose the leaves of some sections, and those that are named by their paths."""
+    return tuple(leaf for leaf in leaves if {leaf.path, leaf.path.partition(".")[0]} & set(sections))
 
 
 def with_leaves(function: Callable[..., Any], leaves: Sequence[Leaf]) -> Callable[..., Any]:

@@ -18,9 +18,10 @@ from pipelines.leaves import Leaf, leaves_of, of_sections, signature_of, with_le
 
 Inputs = Mapping[str, Any]
 
+# A leaf by its path goes with a whole section: train.fid_extractor may be Inception too.
 SECTIONS: Mapping[Stage, Sequence[str]] = {
     "prepare": ("data",),
-    "train": ("seed", "model", "train", "tracking"),
+    "train": ("seed", "model", "train", "tracking", "evaluate.inception_weights"),
     "evaluate": ("evaluate",),
     "register": ("register",),
 }

@@ -63,6 +63,7 @@ NUMBERS = {
     "train.tick_every_images": Range(int, 1),
     "train.sample_every_images": Range(int, 1),
     "train.checkpoint_every_images": Range(int, 1),
+    "train.fid_every_images": Range(int, 0),
     "evaluate.images": Range(int, 2),
     "evaluate.batch_size": Range(int, 1, 65536),
     "register.max_fid": Range(float, 0, low_open=True),
@@ -77,6 +78,8 @@ CHOICES: dict[str, set[Any]] = {
     "model.noise": {"normal", "uniform"},
     "model.discriminator_norm": {"none", "batch"},
     "train.device": {"auto", "cpu", "cuda", "mps"},
+    "train.fid_extractor": {"classifier", "inception"},
+    "evaluate.checkpoint": {"last", "best"},
     "evaluate.extractor": {"classifier", "inception"},
 }
 WRONG_TEXTS: dict[str, list[str]] = {

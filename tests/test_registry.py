@@ -9,7 +9,6 @@ import pytest
 import torch
 from mlflow import MlflowClient
 from mlflow.models import Model
-from safetensors.torch import save_file
 
 from ganflow import registry
 from ganflow.data.quantise import to_uint8
@@ -84,19 +83,6 @@ def test_exported_generator_is_the_generator_at_any_batch_size(
     assert {path.suffix for path in (folder / "data").iterdir()} == {".pt2"}
 
 
-def test_digest_is_of_the_tensors_alone(tmp_path: Path) -> None:
-    one, other = tmp_path / "a", tmp_path / "b"
-    tensors = {"x": torch.ones(2, 3), "y": torch.zeros(1, dtype=torch.int64)}
-    save_file(tensors, one, {"params": "first"})
-    save_file(tensors, other, {"params": "second", "more": "metadata"})
-    assert registry.weights_digest(one) == registry.weights_digest(other)
-    for changed in ({**tensors, "x": torch.ones(3, 2)}, {"z": tensors["x"], "y": tensors["y"]}):
-        save_file(changed, other)
-        assert registry.weights_digest(one) != registry.weights_digest(other)
-    with pytest.raises(UserError, match="no trained weights"):
-        registry.weights_digest(tmp_path / "missing")
-
-
 @pytest.fixture
 def client(repository: Path) -> MlflowClient:
     return store.connect()
@@ -134,7 +120,7 @@ def test_registered_generator_is_sampled_like_the_trained_one(client: MlflowClie
     for uri in ("models:/toy-8px@champion", "models:/toy-8px/1"):
         loaded = registry.load_registered(uri)
         made = torch.cat(list(generate(loaded, 6, 4, seed=3)))
-        latents = torch.cat([loaded.draw_inputs(n, rng) for rng in [torch.Generator().manual_seed(3)] for n in (4, 2)])
+        latents = loaded.draw_inputs(1000, torch.Generator().manual_seed(3))[:6]
         with torch.no_grad():
             expected = to_uint8(game.generator(latents))
         assert (made.int() - expected.int()).abs().max() <= 1

@@ -16,7 +16,11 @@ from ganflow.data.card import DataCard, Skipped, SplitCard
 from ganflow.tracking.sweeps import Trial
 
 NASTY = """<script>alert("1")</script> & '<img src=x>'"""
-HISTORY = "images,generator_loss,discriminator_loss,d_real,d_fake\n100,0.7,1.4,0.5,0.5\n200,0.9,1.1,0.6,0.4\n"
+HISTORY = (
+    "images,generator_loss,discriminator_loss,d_real,d_fake,validation_fid,best_fid\n"
+    "100,0.7,1.4,0.5,0.5,9,9\n"
+    "200,0.9,1.1,0.6,0.4,10,9\n"
+)
 OPEN = {"meta", "img"}  # elements that have no end
 
 
@@ -82,7 +86,17 @@ def trained(tmp_path: Path) -> Path:
 @pytest.fixture
 def evaluated(tmp_path: Path) -> Path:
     (tmp_path / "real_and_generated.png").write_bytes(png(9))
-    metrics = {"fid": 12.345678, "kid": None, "discriminator_accuracy": 0.5, "images": 200}
+    (tmp_path / "nearest_pairs.png").write_bytes(png(7))
+    metrics = {
+        "fid": 12.345678,
+        "fid_floor": 1.5,
+        "fid_ceiling": 400.0,
+        "kid": None,
+        "discriminator_accuracy": 0.5,
+        "discriminator_accuracy_low": 0.45,
+        "discriminator_accuracy_high": 0.55,
+        "images": 200,
+    }
     (tmp_path / "metrics.json").write_text(json.dumps(metrics))
     (tmp_path / "protocol.json").write_text(json.dumps({"extractor": NASTY, "reals": 500}))
     return tmp_path
@@ -116,12 +130,12 @@ def test_the_curves_show_the_history(trained: Path) -> None:
     first = Page(report.training_page(trained, "one")).pictures
     assert first == Page(report.training_page(trained, "one")).pictures
     seen = set(first)
-    for column in range(1, 5):
+    for column in range(1, 7):
         rows = [line.split(",") for line in HISTORY.splitlines()]
         rows[2][column] = "0.05"
         (trained / "history.csv").write_text("\n".join(",".join(row) for row in rows))
         seen.update(Page(report.training_page(trained, "other")).pictures)
-    assert len(seen) == 5
+    assert len(seen) == 7
 
 
 @pytest.mark.parametrize(
@@ -153,15 +167,27 @@ def test_a_training_that_left_neither_values_nor_samples(trained: Path, history:
 
 def test_an_evaluation_shows_its_picture_its_metrics_and_how_they_came_about(evaluated: Path) -> None:
     page = Page(report.evaluation_page(evaluated, "digits-8px, vanilla"))
-    assert page.pictures == [png(9)]
-    assert ["fid", "12.35"] in page.rows
-    assert ["discriminator_accuracy", "0.5"] in page.rows
-    assert ["images", "200"] in page.rows
+    assert page.pictures == [png(9), png(7)]
+    assert page.rows[:5] == [
+        ["metric", "value", "floor to ceiling", "95 % interval"],
+        ["fid", "12.35", "1.5 to 400", ""],
+        ["kid", "no value", "", ""],
+        ["discriminator_accuracy", "0.5", "", "0.45 to 0.55"],
+        ["images", "200", "", ""],
+    ]
     assert ["reals", "500"] in page.rows
+    assert "too few" not in page.shown
+
+
+def test_a_caution_stands_above_the_metrics(evaluated: Path) -> None:
+    (evaluated / "metrics.json").write_text(json.dumps({"fid": 1.0, "caution": f"too few, {NASTY}"}))
+    page = Page(report.evaluation_page(evaluated, "a title"))
+    assert f"too few, {NASTY}" in page.shown
+    assert page.rows[1] == ["fid", "1", "", ""]
 
 
 def test_a_metric_without_a_value_says_so(evaluated: Path) -> None:
-    assert ["kid", "no value"] in Page(report.evaluation_page(evaluated, "a title")).rows
+    assert ["kid", "no value", "", ""] in Page(report.evaluation_page(evaluated, "a title")).rows
 
 
 def test_titles_and_values_are_text_and_nothing_else(evaluated: Path, tmp_path: Path) -> None:

@@ -32,12 +32,12 @@ PROTOCOL = Protocol(
     extractor_digest="sha256:1",
     feature_dimension=64,
     resize="none",
-    quantisation="uint8",
     split="test",
     reals=500,
     fakes=500,
+    compared=500,
+    searched=2000,
     data_digest=DIGEST,
-    seed=0,
     code_version="1",
 )
 
@@ -508,6 +508,7 @@ def evaluated(repository: Path) -> Path:
     folder.mkdir(parents=True)
     (folder / "metrics.json").write_text(json.dumps({"fid": 9.5, "discriminator_accuracy": None, "note": "text"}))
     (folder / "protocol.json").write_text(json.dumps(PROTOCOL.to_dict()))
+    (folder / "measured.json").write_text(json.dumps({"images": 16, "weights_digest": "sha256:1"}))
     Image.new("L", (32, 16)).save(folder / "samples.png")
     return folder
 
@@ -526,10 +527,27 @@ def test_first_evaluation_joins_the_training(params: Params, card: DataCard, tra
     assert run.data.metrics["evaluate/fid"] == 9.5
     assert "evaluate/discriminator_accuracy" not in run.data.metrics
     assert run.data.tags["ganflow.protocol"] == PROTOCOL.digest
+    assert run.data.tags["ganflow.caution"] == "none"
     assert curve(training, "evaluate/fid") == [(16, 9.5)]
     client = MlflowClient(store.tracking_uri())
     files = [file.path for file in client.list_artifacts(training.run_id, "evaluation")]
-    assert files == ["evaluation/metrics.json", "evaluation/protocol.json", "evaluation/samples.png"]
+    names = ("measured.json", "metrics.json", "protocol.json", "samples.png")
+    assert files == [f"evaluation/{name}" for name in names]
+
+
+def test_cautions_are_tagged(params: Params, card: DataCard, trained: Path, evaluated: Path) -> None:
+    few = dataclasses.replace(PROTOCOL, reals=60, fakes=60)
+    (evaluated / "protocol.json").write_text(json.dumps(few.to_dict()))
+    run = run_of(evaluations.log_evaluation(params, card, trained, evaluated))
+    assert run.data.tags["ganflow.caution"] == few.cautions[0]
+
+
+def test_an_evaluation_without_its_record_is_refused(
+    params: Params, card: DataCard, trained: Path, evaluated: Path
+) -> None:
+    (evaluated / "measured.json").unlink()
+    with pytest.raises(UserError, match=r"measured\.json: there is no such file; run `ganflow evaluate` first"):
+        evaluations.log_evaluation(params, card, trained, evaluated)
 
 
 def test_changed_evaluation_has_a_run_of_its_own(

@@ -11,6 +11,7 @@ from ganflow.errors import UserError
 
 ARTIFACTS = Path("artifacts")
 PREPARED, TRAINED, EVALUATED, REGISTERED = (ARTIFACTS / stage for stage in ("prepare", "train", "evaluate", "register"))
+SCORED = ARTIFACTS / "scores"
 
 _INTERRUPTED = 130
 
@@ -42,8 +43,9 @@ def _parser() -> argparse.ArgumentParser:
     overrides.add_argument(
         "-S", dest="overrides", metavar="KEY.PATH=VALUE", action="append", default=[], help="override one parameter"
     )
-    with_params = argparse.ArgumentParser(add_help=False, parents=[overrides])
-    with_params.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml")
+    params_file = argparse.ArgumentParser(add_help=False)
+    params_file.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml")
+    with_params = argparse.ArgumentParser(add_help=False, parents=[overrides, params_file])
 
     def add(
         name: str, command: Callable[[argparse.Namespace], int | None], text: str, *parents: argparse.ArgumentParser
@@ -54,7 +56,11 @@ def _parser() -> argparse.ArgumentParser:
 
     add("prepare", _prepare, f"pack the data set into {PREPARED}", with_params)
     add("train", _train, f"train the two players; weights, history and samples go to {TRAINED}", with_params)
-    add("evaluate", _evaluate, f"measure FID and the discriminator's accuracy into {EVALUATED}", with_params)
+    measure = add("evaluate", _evaluate, f"measure FID and the discriminator's accuracy into {EVALUATED}", with_params)
+    measure.add_argument(
+        "--images", type=Path, metavar="FOLDER", help="measure the pictures in a folder instead, made by anything"
+    )
+    measure.add_argument("--out", type=Path, metavar="FOLDER", help=f"with --images: {SCORED}/NAME")
     add("register", _register, "put the model through the quality gate and into the registry", with_params)
 
     sample = add("sample", _sample, "generate pictures from the trained weights or a registered model", with_params)
@@ -65,6 +71,20 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("samples.png"), help="a grid as PNG, or with --single a folder"
     )
     sample.add_argument("--single", action="store_true", help="write single PNG files into the folder --out")
+
+    summary = add("summary", _summary, "mean and deviation over the runs that differ in their seed alone", params_file)
+    summary.add_argument(
+        "--experiment", metavar="NAME", help="the MLflow experiment (tracking.experiment of params.yaml)"
+    )
+    summary.add_argument(
+        "-S",
+        dest="conditions",
+        metavar="KEY.PATH=VALUE",
+        action="append",
+        default=[],
+        help="only runs with this parameter",
+    )
+    summary.add_argument("--json", type=Path, metavar="FILE", help="write it all to a file, unrounded")
 
     sync = add("sync", _sync, "send MLflow what it has not had yet of any training's journal")
     sync.add_argument("--states", type=Path, metavar="FOLDER", help="where trainings keep their state (.ganflow)")
@@ -97,27 +117,54 @@ def _train(options: argparse.Namespace) -> int:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from ganflow import params
-    from ganflow.stages.evaluate import evaluate
+    from ganflow.home import state_folder
+    from ganflow.stages.evaluate import evaluate, evaluate_folder
 
-    evaluate(params.load(options.params, options.overrides), PREPARED, TRAINED, EVALUATED)
+    parsed = params.load(options.params, options.overrides)
+    if options.images is None:
+        if options.out is not None:
+            raise UserError(f"--out: goes with --images alone; without it, {EVALUATED} is written")
+        evaluate(parsed, PREPARED, TRAINED, EVALUATED, state_folder())
+    else:
+        out = options.out or SCORED / options.images.resolve().name
+        metrics = evaluate_folder(parsed, PREPARED, options.images, out, state_folder())
+        for name, value in metrics.items():
+            if value is not None:  # no discriminator comes with pictures
+                print(f"{name:24} {value:.6g}")
 
 
 def _register(options: argparse.Namespace) -> None:
     from ganflow import params
+    from ganflow.home import state_folder
     from ganflow.stages.register import register
 
-    register(params.load(options.params, options.overrides), PREPARED, TRAINED, EVALUATED, REGISTERED)
+    parsed = params.load(options.params, options.overrides)
+    register(parsed, PREPARED, TRAINED, EVALUATED, REGISTERED, state_folder())
 
 
 def _sample(options: argparse.Namespace) -> None:
     from ganflow import params
     from ganflow.stages.sample import sample, sample_registered
+    from ganflow.training.weights import folder_of
 
     if options.model is None:
-        device = params.load(options.params, options.overrides).train.device
-        sample(TRAINED, device, options.n, options.seed, options.out, single=options.single)
+        parsed = params.load(options.params, options.overrides)
+        weights = folder_of(TRAINED, parsed.evaluate.checkpoint)
+        sample(weights, parsed.train.device, options.n, options.seed, options.out, single=options.single)
     else:
         sample_registered(options.model, options.n, options.seed, options.out, single=options.single)
+
+
+def _summary(options: argparse.Namespace) -> None:
+    from ganflow import params
+    from ganflow.tracking import summary
+
+    experiment = options.experiment or params.load(options.params).tracking.experiment
+    runs = summary.select(summary.read_runs(experiment), options.conditions)
+    shown = summary.configurations(runs)
+    if options.json:
+        summary.write(options.json, experiment, shown)
+    print(summary.render(shown))
 
 
 def _sync(options: argparse.Namespace) -> None:

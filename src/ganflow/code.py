@@ -11,7 +11,17 @@ Stage = Literal["prepare", "train", "evaluate", "register"]
 # The same paths as in dvc.yaml: Kubeflow is to run a stage again after the edits after which DVC does.
 DEPENDENCIES: Final[dict[Stage, tuple[str, ...]]] = {
     "prepare": ("data", "evaluation/classifier.py", "stages/prepare.py"),
-    "train": ("data/batches.py", "models", "training", "stages/train.py"),
+    "train": (
+        "data/batches.py",
+        "models",
+        "training",
+        "evaluation/classifier.py",
+        "evaluation/frechet.py",
+        "evaluation/inception.py",
+        "evaluation/statistics.py",
+        "evaluation/validation.py",
+        "stages/train.py",
+    ),
     "evaluate": ("evaluation", "stages/evaluate.py"),
     "register": ("registry.py", "stages/register.py"),
 }

@@ -96,12 +96,18 @@ class TrainParams:
     """Images between two grids of samples."""
     checkpoint_every_images: int = Field(default=40_000, ge=1)
     """Images between two resumable checkpoints."""
+    fid_every_images: int = Field(default=0, ge=0)
+    """Images between two FIDs against the validation split, the best of which keeps its checkpoint; 0: none."""
+    fid_extractor: Literal["classifier", "inception"] = "classifier"
+    """Network whose features that FID compares: the data set's classifier, or Inception."""
 
 
 @dataclass(frozen=True, kw_only=True, config=_CLOSED)
 class EvaluateParams:
     """How the trained model is measured."""
 
+    checkpoint: Literal["last", "best"] = "last"
+    """Which weights are measured and registered: the last, or the best by train.fid_every_images."""
     extractor: Literal["classifier", "inception"] = "classifier"
     """Network whose features FID compares: a classifier trained on the data set, or Inception."""
     inception_weights: str = ""

@@ -4,7 +4,6 @@ A version has the alias `champion` if it passed the gate and beat the champion b
 `challenger` is the version that passed last without beating the champion, or the champion that was beaten last.
 """
 
-import hashlib
 import json
 import logging
 import math
@@ -28,7 +27,6 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model, ModelSignature
 from mlflow.types import Schema, TensorSpec
-from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ganflow.errors import UserError
@@ -148,22 +146,6 @@ class _Exported(nn.Module):
 
     def forward(self, inputs: Tensor) -> Tensor:
         return self._call(inputs)
-
-
-def weights_digest(path: Path) -> str:
-    """SHA-256 of the tensors in a safetensors file: of names, types, shapes and values, not of the file's metadata."""
-    digest = hashlib.sha256()
-    try:
-        with safe_open(path, framework="np") as file:
-            for name in sorted(file.keys()):
-                values = file.get_tensor(name)
-                digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
-                digest.update(np.ascontiguousarray(values).tobytes())
-    except FileNotFoundError:
-        raise UserError(f"{path}: there are no trained weights; run `ganflow train` first") from None
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: is not a weights file of ganflow ({error}); train again") from None
-    return f"sha256:{digest.hexdigest()}"
 
 
 def save_generator(game: Game, folder: Path, mlflow_model: Model, metadata: Mapping[str, Any]) -> None:

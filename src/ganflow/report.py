@@ -24,11 +24,13 @@ _CURVES = (
         "mean probability of being real",
         {"d_real": "real pictures", "d_fake": "generated pictures"},
     ),
+    ("FID against the validation split", "FID", {"validation_fid": "averaged generator", "best_fid": "best so far"}),
 )
 _STYLE = (
     "body{font:14px system-ui,sans-serif;margin:1.5em;color:#222}img{image-rendering:pixelated;max-width:100%}"
     "img.curves{image-rendering:auto}table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;"
-    "border-bottom:1px solid #ddd}td.number{text-align:right;font-variant-numeric:tabular-nums}"
+    "border-bottom:1px solid #ddd}td.number,th.number{text-align:right;font-variant-numeric:tabular-nums}"
+    "p.caution{background:#fff3cd;border-left:4px solid #d39e00;padding:.6em 1em;max-width:60em}"
 )
 
 
@@ -46,15 +48,19 @@ def training_page(trained: Path, title: str) -> str:
 
 
 def evaluation_page(evaluated: Path, title: str) -> str:
-    """Show real and generated pictures side by side, and the metrics with how they were measured."""
+    """Show real and generated pictures side by side, the metrics with how they were measured, and the nearest pairs."""
     metrics = json.loads((evaluated / "metrics.json").read_text(encoding="utf-8"))
     protocol = json.loads((evaluated / "protocol.json").read_text(encoding="utf-8"))
-    picture = _image((evaluated / "real_and_generated.png").read_bytes(), 960)
+    picture, pairs = (
+        _image((evaluated / name).read_bytes(), 960) for name in ("real_and_generated.png", "nearest_pairs.png")
+    )
+    caution = metrics.pop("caution", None)
     return _page(
         title,
         [
             f"<h2>{escape(title)}</h2><h3>Real test pictures, and generated ones</h3>{picture}",
-            f"<h3>Metrics</h3>{_table(metrics)}",
+            f"<h3>Metrics</h3>{f'<p class=caution>{escape(caution)}</p>' if caution else ''}{_metrics(metrics)}",
+            f"<h3>Generated pictures, each beside the training picture that it is nearest to</h3>{pairs}",
             f"<h3>How they were measured</h3>{_table(protocol)}",
         ],
     )
@@ -99,16 +105,17 @@ def registration_summary(result: Mapping[str, Any]) -> str:
 
 
 def _curves(history: Sequence[Mapping[str, str]]) -> bytes:
-    figure = Figure(figsize=(12, 4), dpi=80, layout="constrained")
-    for axes, (title, label, columns) in zip(figure.subplots(1, len(_CURVES)), _CURVES, strict=True):
+    curves = [curve for curve in _CURVES if any(row.get(column) for column in curve[2] for row in history)]
+    figure = Figure(figsize=(6 * max(len(curves), 1), 4), dpi=80, layout="constrained")
+    all_axes = figure.subplots(1, max(len(curves), 1), squeeze=False)[0, : len(curves)]
+    for axes, (title, label, columns) in zip(all_axes, curves, strict=True):
         for column, name in columns.items():
             points = [(int(row["images"]), float(row[column])) for row in history if row.get(column)]
             if points:
                 axes.plot(*zip(*points, strict=True), label=name)
         axes.set(title=title, xlabel="real images shown", ylabel=label)
         axes.grid(alpha=0.3)
-        if axes.lines:
-            axes.legend()
+        axes.legend()
     content = io.BytesIO()
     figure.savefig(content, format="png")
     return content.getvalue()
@@ -128,6 +135,23 @@ def _table(values: Mapping[str, Any]) -> str:
         f'<tr><td>{escape(str(key))}</td><td class="number">{_shown(value)}</td></tr>' for key, value in values.items()
     )
     return f"<table>{rows}</table>"
+
+
+def _metrics(metrics: Mapping[str, Any]) -> str:
+    """Show each metric in a row with what belongs to it: floor and ceiling, or the ends of its interval."""
+    ends = {"floor": ("_floor", "_ceiling"), "interval": ("_low", "_high")}
+    own = {f"{name}{end}" for name in metrics for pair in ends.values() for end in pair} & metrics.keys()
+    rows = []
+    for name, value in metrics.items():
+        if name not in own:
+            cells = [_shown(value)]
+            for low, high in ends.values():
+                between = f"{name}{low}" in metrics
+                cells.append(f"{_shown(metrics[name + low])} to {_shown(metrics[name + high])}" if between else "")
+            rows.append(f"<tr><td>{escape(name)}</td>{''.join(f'<td class=number>{cell}</td>' for cell in cells)}</tr>")
+    names = ("metric", "value", "floor to ceiling", "95 % interval")
+    head = "".join(f"<th class=number>{name}</th>" for name in names[1:])
+    return f"<table><tr><th>{names[0]}</th>{head}</tr>{''.join(rows)}</table>"
 
 
 def _shown(value: Any) -> str:

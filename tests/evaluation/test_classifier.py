@@ -40,6 +40,8 @@ def test_features_are_what_the_logits_are_made_of_and_vary_by_100(packed: Packed
     assert digest.startswith("sha256:")
     assert np.var(features.double().numpy(), axis=0).sum() == pytest.approx(100, rel=1e-3)
     torch.testing.assert_close(network(images), network.head(features / network.scale))
+    torch.testing.assert_close(network.logits(features), network(images))
+    assert abs(float(network.scale) - 1) > 0.1, "at 1, logits of features that were scaled would be right by chance"
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_random_state(packed: PackedData, tmp_path: Path) -> None:

@@ -7,8 +7,7 @@ import torch
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier
-from ganflow.evaluation.extractor import load_extractor
-from ganflow.params import EvaluateParams
+from ganflow.evaluation.extractor import load_extractor, load_labeller
 
 CPU = torch.device("cpu")
 
@@ -20,24 +19,46 @@ def test_the_data_sets_own_classifier(packed: PackedData, monkeypatch: pytest.Mo
     images = torch.from_numpy(packed.images("test").copy())
 
     state = torch.get_rng_state()
-    extractor = load_extractor(EvaluateParams(), packed.folder, CPU)
+    extractor = load_extractor("classifier", "", packed.folder, CPU)
 
     assert torch.equal(torch.get_rng_state(), state)
     network, digest = classifier.load_classifier(packed.folder)
     assert (extractor.name, extractor.digest, extractor.dim) == ("classifier", digest, 64)
     assert torch.equal(extractor.features(images), network.features(images))
     assert not extractor.features(images).requires_grad
+    assert (extractor.resize, extractor.device) == ("none", CPU)
+    torch.testing.assert_close(extractor.logits(extractor.features(images)), network(images))
+    assert not extractor.logits(extractor.features(images)).requires_grad
+
+
+def test_the_labeller_is_the_same_classifier(
+    tmp_path: Path, write_packed: Callable[..., PackedData], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(classifier, "_LEAST_IMAGES", 128)
+    monkeypatch.setattr(classifier, "_PASSES", 1)
+    packed = write_packed(tmp_path, classes=3)
+    assert load_labeller(packed.folder, CPU) is None
+    classifier.train_classifier(packed, 0, packed.folder)
+    images = torch.from_numpy(packed.images("test").copy())
+
+    label = load_labeller(packed.folder, CPU)
+
+    assert label is not None
+    network, _ = classifier.load_classifier(packed.folder)
+    assert label(images).shape == (40, 3)
+    assert torch.equal(label(images), network(images))
+    assert not label(images).requires_grad
 
 
 def test_without_labels_inception_is_recommended(tmp_path: Path, write_packed: Callable[..., PackedData]) -> None:
     packed = write_packed(tmp_path, classes=None)
 
-    with pytest.raises(UserError, match=r"no labels.*set evaluate\.extractor: inception"):
-        load_extractor(EvaluateParams(), packed.folder, CPU)
+    with pytest.raises(UserError, match=r"no labels.*set evaluate\.extractor: inception.* train\.fid_extractor"):
+        load_extractor("classifier", "", packed.folder, CPU)
 
 
 def test_without_inception_weights(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing.pth")
 
     with pytest.raises(UserError, match=r"evaluate\.inception_weights: there is no file .*missing\.pth"):
-        load_extractor(EvaluateParams(extractor="inception", inception_weights=missing), tmp_path, CPU)
+        load_extractor("inception", missing, tmp_path, CPU)

@@ -6,35 +6,42 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from mlflow.entities import Run
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ganflow.data.grid import save_grid
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
-from ganflow.evaluation import classifier
+from ganflow.evaluation import classifier, real_features
 from ganflow.evaluation.protocol import Protocol
+from ganflow.evaluation.sampling import generate
 from ganflow.params import Params, parse
 from ganflow.stages import evaluate as stage
-from ganflow.stages.evaluate import measure
+from ganflow.stages.evaluate import evaluate, evaluate_folder, measure
 from ganflow.stages.prepare import prepare
-from ganflow.training.weights import Origin, save_weights
+from ganflow.tracking import evaluations, runs, store
+from ganflow.training.weights import Origin, load_game, save_weights, weights_digest
 
+CPU = torch.device("cpu")
 N = 150
+SCORES = ("fid", "kid", "precision", "recall", "density", "coverage", "inception_score", "modes", "modes_kl")
+DISCRIMINATOR = {
+    *("discriminator_accuracy", "discriminator_accuracy_real", "discriminator_accuracy_fake"),
+    *("discriminator_accuracy_low", "discriminator_accuracy_high"),
+    *("discriminator_auc", "discriminator_auc_low", "discriminator_auc_high"),
+    *("discriminator_advantage", "discriminator_advantage_low", "discriminator_advantage_high"),
+    *("discriminator_calibration_error", "discriminator_converged"),
+}
 KEYS = {
-    "fid",
-    "fid_floor",
-    "fid_ceiling",
-    "discriminator_accuracy",
-    "discriminator_accuracy_real",
-    "discriminator_accuracy_fake",
-    "discriminator_accuracy_low",
-    "discriminator_accuracy_high",
-    "discriminator_auc",
-    "discriminator_auc_low",
-    "discriminator_auc_high",
+    *(f"{name}{end}" for name in SCORES for end in ("", "_floor", "_ceiling")),
+    *("kid_standard_error", "memorisation", "memorisation_low", "memorisation_high"),
+    *DISCRIMINATOR,
     "discriminator_batch_accuracy_recent",
     "images",
 }
+PICTURES = {"samples.png", "real_and_generated.png", "nearest_pairs.png"}
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +66,36 @@ def prepared(params: Params, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def write_trained(params: Params, folder: Path, resolution: int = 8) -> Path:
+class Stage:
+    """The stage on one prepared data set, with one folder for the features of real pictures."""
+
+    def __init__(self, params: Params, prepared: Path, states: Path) -> None:
+        self.params, self.prepared, self.states = params, prepared, states
+        self.packed = PackedData(prepared)
+
+    def asking(self, **evaluate: Any) -> Params:
+        return replace(self.params, evaluate=replace(self.params.evaluate, **evaluate))
+
+    def measure(self, trained: Path, out: Path, **evaluate: Any) -> dict[str, Any]:
+        return measure(self.asking(**evaluate), self.prepared, trained, out, self.states)
+
+    def evaluate(self, trained: Path, out: Path, **evaluated: Any) -> dict[str, Any]:
+        return evaluate(self.asking(**evaluated), self.prepared, trained, out, self.states)
+
+    def evaluate_folder(self, folder: Path, out: Path, **evaluate: Any) -> dict[str, Any]:
+        return evaluate_folder(self.asking(**evaluate), self.prepared, folder, out, self.states)
+
+
+@pytest.fixture(scope="module")
+def given(params: Params, prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Stage:
+    return Stage(params, prepared, tmp_path_factory.mktemp("states"))
+
+
+def write_trained(params: Params, folder: Path, resolution: int = 8, seed: int = 1, images: int = 100) -> Path:
     """Weights as they were drawn, the live generator's others than the averaged one's, and a history."""
     folder.mkdir(exist_ok=True)
-    origin = Origin(params, 1, resolution, 100)
-    torch.manual_seed(1)
+    origin = Origin(params, 1, resolution, images)
+    torch.manual_seed(seed)
     game, other = (params.model.build(1, resolution) for _ in range(2))
     save_weights(game.generator, folder / "generator.safetensors", origin)
     save_weights(other.generator, folder / "generator_live.safetensors", origin)
@@ -78,10 +110,10 @@ def trained(params: Params, tmp_path: Path) -> Path:
     return write_trained(params, tmp_path / "train")
 
 
-def test_metrics_protocol_and_pictures(params: Params, prepared: Path, trained: Path, tmp_path: Path) -> None:
+def test_metrics_protocol_and_pictures(given: Stage, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
 
-    metrics = measure(params, prepared, trained, out)
+    metrics = given.measure(trained, out)
 
     assert json.loads((out / "metrics.json").read_text()) == metrics
     assert set(metrics) == KEYS
@@ -91,20 +123,22 @@ def test_metrics_protocol_and_pictures(params: Params, prepared: Path, trained: 
     assert metrics["fid"] == pytest.approx(metrics["fid_ceiling"], rel=0.3)
     assert metrics["fid"] != metrics["fid_ceiling"]
     assert metrics["discriminator_batch_accuracy_recent"] == pytest.approx(np.mean(np.arange(11, 21) / 20))
+    assert all(value is not None for value in metrics.values())
     protocol = json.loads((out / "protocol.json").read_text())
     assert protocol["digest"] == Protocol.from_dict(protocol).digest
     assert (protocol["extractor"], protocol["reals"], protocol["fakes"]) == ("classifier", N, N)
-    assert protocol["data_digest"] == PackedData(prepared).card.digest
-    assert {path.name for path in out.iterdir()} == {
-        "metrics.json",
-        "protocol.json",
-        "samples.png",
-        "real_and_generated.png",
+    assert (protocol["source"], protocol["seed"]) == ("generator", 0)
+    assert protocol["data_digest"] == given.packed.card.digest
+    assert json.loads((out / "measured.json").read_text()) == {
+        "checkpoint": "last",
+        "images": 100,
+        "weights_digest": weights_digest(trained / "generator.safetensors"),
     }
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "protocol.json", "measured.json", *PICTURES}
 
 
 def test_pictures_show_real_left_and_generated_right(
-    params: Params, prepared: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    given: Stage, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     grids: dict[str, np.ndarray] = {}
 
@@ -113,58 +147,317 @@ def test_pictures_show_real_left_and_generated_right(
         save_grid(images, path, columns)
 
     monkeypatch.setattr(stage, "save_grid", record)
-    measure(params, prepared, trained, tmp_path / "out")
+    given.measure(trained, tmp_path / "out")
 
+    made = torch.cat(list(generate(load_game(trained, "ema", CPU), N, 100, seed=0))).numpy()[:, 0]
+    assert abs(grids["samples.png"].reshape(-1, 8, 8).astype(int) - made[:100]).max() <= 1
     comparison, generated = grids["real_and_generated.png"], grids["samples.png"]
     assert comparison.shape == (10, 21, 8, 8)
-    assert (comparison[:, :10].reshape(100, 8, 8) == PackedData(prepared).images("test")[:100, 0]).all()
+    assert (comparison[:, :10].reshape(100, 8, 8) == given.packed.images("test")[:100, 0]).all()
     assert (comparison[:, 10] == 255).all()
     assert (comparison[:, 11:] == generated).all()
     with Image.open(tmp_path / "out" / "real_and_generated.png") as picture:
         assert picture.width > 2 * picture.height
 
+    pairs = grids["nearest_pairs.png"]
+    assert pairs.shape == (4, 14, 8, 8)
+    assert (pairs[:, 2::3] == 255).all(), "a white gap after each pair but the last of a row"
+    left, right = (pairs[:, side::3].reshape(20, 8, 8) for side in (0, 1))
+    train = given.packed.images("train")[:, 0]
+    network, _ = classifier.load_classifier(given.prepared)
+    features, of_train = (network.features(torch.from_numpy(np.array(x[:, None]))) for x in (made, train))
+    distances, nearest = torch.cdist(features, of_train).min(dim=1)
+    chosen = distances.argsort()[:20]
+    assert abs(left.astype(int) - made[chosen]).max() <= 1
+    assert (right == train[nearest[chosen]]).all()
 
-def test_measures_alike_every_time_whatever_the_seed(
-    params: Params, prepared: Path, trained: Path, tmp_path: Path
+
+@pytest.mark.parametrize("n", [2, 5, 7])
+def test_fewer_pictures_than_a_grid_has_places(
+    n: int, given: Stage, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = measure(params, prepared, trained, tmp_path / "first")
-    second = measure(replace(params, seed=5), prepared, trained, tmp_path / "second")
+    grids: dict[str, np.ndarray] = {}
+    monkeypatch.setattr(stage, "save_grid", lambda images, path, columns: grids.update({path.name: np.asarray(images)}))
+
+    given.measure(trained, tmp_path / "out", images=n)
+
+    assert len(grids["samples.png"]) == n
+    white = [place for place, tile in enumerate(grids["nearest_pairs.png"]) if (tile == 255).all()]
+    assert white == {2: [2], 5: [2, 5, 8, 11], 7: [2, 5, 8, 11, 16]}[n]
+    assert len(grids["nearest_pairs.png"]) == 2 * n + len(white)
+
+
+def test_measures_alike_every_time_whatever_the_seed(given: Stage, trained: Path, tmp_path: Path) -> None:
+    first = given.measure(trained, tmp_path / "first")
+    other = Stage(replace(given.params, seed=5), given.prepared, given.states)
+    second = other.measure(trained, tmp_path / "second")
 
     assert first == second
 
 
-def test_discriminator_meets_the_live_generator(params: Params, prepared: Path, trained: Path, tmp_path: Path) -> None:
-    before = measure(params, prepared, trained, tmp_path / "out")
+def test_discriminator_meets_the_live_generator(given: Stage, trained: Path, tmp_path: Path) -> None:
+    before = given.measure(trained, tmp_path / "out")
     (trained / "generator_live.safetensors").write_bytes((trained / "generator.safetensors").read_bytes())
-    after = measure(params, prepared, trained, tmp_path / "out")
+    after = given.measure(trained, tmp_path / "out")
 
     assert after["fid"] == before["fid"]
     assert after["discriminator_auc"] != before["discriminator_auc"]
 
 
-def test_a_history_without_accuracy(params: Params, prepared: Path, trained: Path, tmp_path: Path) -> None:
+def test_a_history_without_accuracy(given: Stage, trained: Path, tmp_path: Path) -> None:
     (trained / "history.csv").write_text("images,loss\n1,2\n")
 
-    assert set(measure(params, prepared, trained, tmp_path / "out")) == KEYS - {"discriminator_batch_accuracy_recent"}
+    assert set(given.measure(trained, tmp_path / "out")) == KEYS - {"discriminator_batch_accuracy_recent"}
 
 
-def test_mistakes_are_named_and_leave_what_was_there(params: Params, prepared: Path, tmp_path: Path) -> None:
+def test_mistakes_are_named_and_leave_what_was_there(given: Stage, trained: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     (out / "metrics.json").write_text("before")
 
-    def message(params: Params, prepared: Path, trained: Path) -> str:
+    def message(given: Stage, trained: Path, **evaluate: Any) -> str:
         with pytest.raises(UserError) as raised:
-            measure(params, prepared, trained, out)
+            given.measure(trained, out, **evaluate)
         return str(raised.value)
 
-    assert "run `ganflow train` first" in message(params, prepared, tmp_path / "nothing")
-    assert "run `ganflow prepare` first" in message(params, tmp_path / "nothing", tmp_path)
-    other = write_trained(params, tmp_path / "other", resolution=16)
-    assert "pictures of (channels, height, width) (1, 16, 16)" in message(params, prepared, other)
-    inception: dict[str, Any] = {"extractor": "inception", "inception_weights": str(tmp_path / "no.pth")}
-    assert "evaluate.inception_weights" in message(
-        replace(params, evaluate=replace(params.evaluate, **inception)), prepared, other
-    )
+    assert "run `ganflow train` first" in message(given, tmp_path / "nothing")
+    unprepared = Stage(given.params, given.prepared, given.states)
+    unprepared.prepared = tmp_path / "nothing"
+    assert "run `ganflow prepare` first" in message(unprepared, trained)
+    other = write_trained(given.params, tmp_path / "other", resolution=16)
+    assert "pictures of (channels, height, width) (1, 16, 16)" in message(given, other)
+    missing = str(tmp_path / "no.pth")
+    assert "evaluate.inception_weights" in message(given, trained, extractor="inception", inception_weights=missing)
     assert [path.name for path in out.iterdir()] == ["metrics.json"]
     assert (out / "metrics.json").read_text() == "before"
+
+
+def test_a_failure_while_writing_leaves_what_was_there(
+    given: Stage, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    given.measure(trained, out)
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+
+    def full(images: torch.Tensor, path: Path, columns: int) -> None:
+        if path.name == "nearest_pairs.png":
+            raise OSError(28, "No space left on device")
+        save_grid(images, path, columns)
+
+    monkeypatch.setattr(stage, "save_grid", full)
+    other = write_trained(given.params, tmp_path / "other", seed=5)
+    with pytest.raises(OSError, match="No space"):
+        given.measure(other, out)
+
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_real_pictures_are_embedded_once_for_all_models(
+    given: Stage, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = given.measure(trained, tmp_path / "out", images=60)
+    monkeypatch.setattr(real_features, "compute", lambda *_: pytest.fail("features were computed"))
+
+    other = write_trained(given.params, tmp_path / "other", seed=5)
+    second = given.measure(other, tmp_path / "out", images=60)
+
+    assert second["fid"] != first["fid"]
+    assert second["fid_floor"] == first["fid_floor"]
+
+
+def test_too_few_pictures_are_said_beside_the_numbers(
+    given: Stage, trained: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = given.measure(trained, tmp_path / "out", images=64)
+
+    said = "64 pictures are too few for 64 features"
+    assert said in caplog.text
+    for name in ("metrics.json", "protocol.json"):
+        assert said in json.loads((tmp_path / "out" / name).read_text())["caution"]
+    assert all(value is None or isinstance(value, int | float) for value in metrics.values())
+
+    given.measure(trained, tmp_path / "out", images=65)
+    assert "caution" not in json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+
+def test_a_broken_generator(given: Stage, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = trained / "generator.safetensors"
+    tensors = {
+        name: tensor * (torch.nan if tensor.is_floating_point() else 1) for name, tensor in load_file(path).items()
+    }
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    save_file(tensors, path, metadata)
+
+    with pytest.raises(UserError, match="not finite"):
+        given.measure(trained, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# The best checkpoint
+
+
+def test_the_best_checkpoint_is_measured_when_it_is_asked_for(given: Stage, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"evaluate\.checkpoint: .* holds no best checkpoint"):
+        given.measure(trained, tmp_path / "best", checkpoint="best")
+    best = write_trained(given.params, trained / "best", seed=5, images=60)
+    (best / "history.csv").unlink()
+
+    metrics = given.measure(trained, tmp_path / "best", checkpoint="best")
+
+    assert json.loads((tmp_path / "best" / "measured.json").read_text()) == {
+        "checkpoint": "best",
+        "images": 60,
+        "weights_digest": weights_digest(best / "generator.safetensors"),
+    }
+    alone = given.measure(best, tmp_path / "alone")
+    assert metrics == {**alone, "discriminator_batch_accuracy_recent": metrics["discriminator_batch_accuracy_recent"]}
+    assert metrics["fid"] != given.measure(trained, tmp_path / "last")["fid"]
+
+
+def test_last_and_best_are_logged_apart(given: Stage, repository: Path, trained: Path) -> None:
+    write_trained(given.params, trained / "best", seed=5, images=60)
+    runs.write_run(trained, runs.open_run(given.params, given.packed.card))
+    out = repository / "evaluate"
+
+    logged = {}
+    for name in ("last", "best"):
+        metrics = given.evaluate(trained, out, checkpoint=name)
+        logged[name] = run = run_in(out)
+        assert run.data.metrics["evaluate/fid"] == metrics["fid"]
+        assert run.data.params["evaluate.checkpoint"] == name
+        (point,) = store.connect().get_metric_history(run.info.run_id, "evaluate/fid")
+        assert point.step == {"last": 100, "best": 60}[name], "at the images of the weights that were measured"
+
+    assert logged["last"].info.run_id == runs.read_run(trained).run_id
+    assert logged["best"].data.tags["mlflow.parentRunId"] == logged["last"].info.run_id
+
+
+def run_in(out: Path) -> Run:
+    return store.connect().get_run(runs.read_run(out).run_id)
+
+
+# Pictures made elsewhere
+
+
+def write_pictures(folder: Path, images: np.ndarray) -> Path:
+    folder.mkdir()
+    for index, image in enumerate(images):
+        Image.fromarray(image[0]).save(folder / f"{index:04d}.png")
+    return folder
+
+
+def test_copies_of_the_test_pictures_are_perfect(given: Stage, repository: Path) -> None:
+    packed = given.packed
+    folder = write_pictures(repository / "peer", packed.images("test")[:N])
+    out = repository / "out"
+
+    metrics = given.evaluate_folder(folder, out)
+
+    assert metrics["fid"] == pytest.approx(0, abs=1e-6)
+    assert (metrics["precision"], metrics["recall"], metrics["coverage"]) == (1, 1, 1)
+    assert metrics["memorisation"] == 0.5
+    assert metrics["images"] == N
+    assert set(metrics) == KEYS - {"discriminator_batch_accuracy_recent"}
+    assert {name for name, value in metrics.items() if value is None} == DISCRIMINATOR
+    assert json.loads((out / "metrics.json").read_text()) == metrics
+    protocol = json.loads((out / "protocol.json").read_text())
+    assert (protocol["source"], protocol["pictures"]) == ("folder peer", N)
+    assert protocol["digest_of_pictures"].startswith("sha256:")
+    assert {path.name for path in out.iterdir()} == {"metrics.json", "protocol.json", "run.json", *PICTURES}
+
+
+def test_pictures_are_measured_under_the_protocol_of_models(given: Stage, repository: Path, trained: Path) -> None:
+    """The pictures that a generator made, as files, get the scores that it gets."""
+    made = torch.cat(list(generate(load_game(trained, "ema", CPU), N, 100, seed=0))).numpy()
+    folder = write_pictures(repository / "peer", made)
+
+    of_folder = given.evaluate_folder(folder, repository / "folder")
+    of_model = given.measure(trained, repository / "model")
+
+    for name in KEYS - DISCRIMINATOR - {"discriminator_batch_accuracy_recent"}:
+        # The error of KID pairs pictures by their order, which is another in a folder.
+        tolerance = 0.01 if name == "kid_standard_error" else 1e-5
+        assert of_folder[name] == pytest.approx(of_model[name], rel=tolerance, abs=1e-9), name
+    protocols = [json.loads((repository / name / "protocol.json").read_text()) for name in ("folder", "model")]
+    assert protocols[0]["digest"] == protocols[1]["digest"]
+
+
+def test_training_pictures_are_found_out(given: Stage, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    grids: dict[str, np.ndarray] = {}
+    monkeypatch.setattr(stage, "save_grid", lambda images, path, columns: grids.update({path.name: np.asarray(images)}))
+    folder = write_pictures(repository / "peer", given.packed.images("train")[-N:])
+
+    metrics = given.evaluate_folder(folder, repository / "out")
+
+    assert metrics["memorisation"] > 0.99
+    tiles = grids["nearest_pairs.png"].reshape(4, 14, 8, 8)
+    assert (tiles[:, 0::3] == tiles[:, 1::3]).all()
+
+
+def test_a_folder_is_logged_to_a_run_of_its_own(given: Stage, repository: Path) -> None:
+    packed, out = given.packed, repository / "out"
+    folder = write_pictures(repository / "peer", packed.images("validation")[:100])
+
+    metrics = given.evaluate_folder(folder, out)
+
+    run, client = run_in(out), store.connect()
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name == "digits-8px-peer"
+    assert run.data.tags["ganflow.kind"] == "pictures"
+    protocol = json.loads((out / "protocol.json").read_text())
+    assert run.data.tags["ganflow.pictures_digest"] == protocol["digest_of_pictures"]
+    assert run.data.tags["ganflow.protocol"] == protocol["digest"]
+    assert run.data.metrics == {f"evaluate/{name}": value for name, value in metrics.items() if value is not None}
+    assert {name.partition(".")[0] for name in run.data.params} == {"data", "evaluate"}
+    files = {Path(file.path).name for file in client.list_artifacts(run.info.run_id, "evaluation")}
+    assert files == {"metrics.json", "protocol.json", *PICTURES}
+
+    given.evaluate_folder(folder, repository / "again")
+    assert run_in(repository / "again").info.run_id == run.info.run_id, "the same pictures: the same run"
+    assert len(client.get_metric_history(run.info.run_id, "evaluate/fid")) == 1
+    given.evaluate_folder(folder, repository / "asked", batch_size=50)
+    given.evaluate_folder(folder, repository / "fewer", images=80)
+    Image.fromarray(packed.images("train")[0, 0]).save(folder / "0000.png")
+    given.evaluate_folder(folder, repository / "changed")
+    others = {run_in(repository / name).info.run_id for name in ("asked", "fewer", "changed")}
+    assert len(others | {run.info.run_id}) == 4
+
+
+@pytest.mark.parametrize(("there", "measured"), [(100, 100), (200, N)])
+def test_as_many_are_compared_as_there_are(given: Stage, there: int, measured: int, repository: Path) -> None:
+    folder = write_pictures(repository / "peer", given.packed.images("train")[:there])
+
+    metrics = given.evaluate_folder(folder, repository / "out")
+
+    protocol = json.loads((repository / "out" / "protocol.json").read_text())
+    assert metrics["images"] == protocol["reals"] == protocol["fakes"] == measured
+    assert protocol["pictures"] == there
+
+
+def test_pictures_that_do_not_fit_are_named(given: Stage, repository: Path) -> None:
+    folder = write_pictures(repository / "peer", given.packed.images("train")[:10])
+    Image.new("L", (9, 8)).save(folder / "0003.png")
+    with pytest.raises(UserError, match=r"peer/0003\.png: is 9x8 pixels, but the data set is 8x8"):
+        given.evaluate_folder(folder, repository / "out")
+    one = write_pictures(repository / "one", given.packed.images("train")[:1])
+    with pytest.raises(UserError, match=r"one: a score needs two pictures at least"):
+        given.evaluate_folder(one, repository / "out")
+    with pytest.raises(UserError, match=r"nothing: cannot be read"):
+        given.evaluate_folder(repository / "nothing", repository / "out")
+    assert not (repository / "out").exists()
+    client = store.connect()
+    assert client.search_runs([found.experiment_id for found in client.search_experiments()]) == []
+
+
+def test_the_numbers_of_a_folder_are_not_taken_for_those_of_a_model(
+    given: Stage, repository: Path, trained: Path
+) -> None:
+    out = repository / "out"
+    given.measure(trained, out)
+    folder = write_pictures(repository / "peer", given.packed.images("test")[:100])
+
+    given.evaluate_folder(folder, out)
+
+    with pytest.raises(UserError, match=r"measured\.json: there is no such file"):
+        evaluations.measured_weights(out)

@@ -20,7 +20,15 @@ from ganflow.stages.evaluate import measure
 from ganflow.stages.prepare import prepare
 from ganflow.stages.register import register
 from ganflow.tracking import evaluations, runs, store
-from ganflow.training.weights import DISCRIMINATOR, GENERATORS, Origin, save_weights
+from ganflow.training.weights import (
+    DISCRIMINATOR,
+    GENERATORS,
+    Origin,
+    folder_of,
+    load_game,
+    save_weights,
+    weights_digest,
+)
 
 NAME = "digits-8px"
 
@@ -52,15 +60,15 @@ def measured(tmp_path_factory: pytest.TempPathFactory, params: Params, prepared:
     """An evaluation whose numbers the tests replace by their own."""
     folder = tmp_path_factory.mktemp("measured")
     save_game(params, folder, seed=0)
-    measure(params, prepared, folder, folder / "evaluate")
+    measure(params, prepared, folder, folder / "evaluate", folder / "states")
     return folder / "evaluate"
 
 
-def save_game(params: Params, folder: Path, seed: int) -> None:
+def save_game(params: Params, folder: Path, seed: int, images: int = 64) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     game = params.model.build(1, 8)
-    origin = Origin(params, 1, 8, 64)
+    origin = Origin(params, 1, 8, images)
     save_weights(game.generator, folder / GENERATORS["ema"], origin)
     save_weights(game.generator, folder / GENERATORS["live"], origin)
     save_weights(game.discriminator, folder / DISCRIMINATOR, origin)
@@ -73,6 +81,7 @@ class Pipeline:
     def __init__(self, root: Path, params: Params, prepared: Path, measured: Path) -> None:
         self.params, self.prepared, self._measured = params, prepared, measured
         self.trained, self.evaluated, self.out = (root / "artifacts" / stage for stage in ("t", "e", "r"))
+        self.states = root / "states"
         self.card = PackedData(prepared).card
         self._cache = root / "cache"
 
@@ -81,6 +90,7 @@ class Pipeline:
         kept = self._cache / str(seed)
         if not kept.exists():
             save_game(self.params, kept, seed)
+            save_game(self.params, kept / "best", seed + 100, images=32)
             runs.write_run(kept, runs.open_run(self.params, self.card))
             ref = runs.read_run(kept)
             store.connect().set_terminated(ref.run_id, "FINISHED")
@@ -90,17 +100,25 @@ class Pipeline:
     def evaluate(self, fid: float, accuracy: float | None = 0.6) -> None:
         shutil.rmtree(self.evaluated, ignore_errors=True)
         shutil.copytree(self._measured, self.evaluated)
-        metrics = json.loads((self.evaluated / "metrics.json").read_text())
-        metrics |= {"fid": fid, "discriminator_accuracy": accuracy}
-        (self.evaluated / "metrics.json").write_text(json.dumps(metrics))
+        self.change("metrics.json", fid=fid, discriminator_accuracy=accuracy)
+        checkpoint = self.params.evaluate.checkpoint
+        weights = folder_of(self.trained, checkpoint) / GENERATORS["ema"]
+        self.change("measured.json", checkpoint=checkpoint, weights_digest=weights_digest(weights))
         self.log()
+
+    def measure(self) -> dict[str, Any]:
+        return measure(self.params, self.prepared, self.trained, self.evaluated, self.states)
+
+    def change(self, name: str, **entries: Any) -> None:
+        content = json.loads((self.evaluated / name).read_text())
+        (self.evaluated / name).write_text(json.dumps({**content, **entries}))
 
     def log(self) -> None:
         ref = evaluations.log_evaluation(self.params, self.card, self.trained, self.evaluated)
         runs.write_run(self.evaluated, ref)
 
     def register(self) -> dict[str, Any]:
-        result = register(self.params, self.prepared, self.trained, self.evaluated, self.out)
+        result = register(self.params, self.prepared, self.trained, self.evaluated, self.out, self.states)
         assert json.loads((self.out / "registration.json").read_text()) == result
         return result
 
@@ -203,12 +221,10 @@ def test_champion_of_another_protocol_is_measured_again(pipeline: Pipeline, para
         evaluate=dataclasses.replace(params.evaluate, images=80),
         register=dataclasses.replace(params.register, max_fid=1e9),
     )
-    own = measure(pipeline.params, pipeline.prepared, pipeline.trained, pipeline.evaluated)["fid"]
+    own = pipeline.measure()["fid"]
     pipeline.train(2)
-    measure(pipeline.params, pipeline.prepared, pipeline.trained, pipeline.evaluated)
-    metrics = json.loads((pipeline.evaluated / "metrics.json").read_text())
-    metrics |= {"fid": own / 2, "discriminator_accuracy": 0.6}
-    (pipeline.evaluated / "metrics.json").write_text(json.dumps(metrics))
+    pipeline.measure()
+    pipeline.change("metrics.json", fid=own / 2, discriminator_accuracy=0.6)
     pipeline.log()
     result = pipeline.register()
     assert result["champion"]["fid"] == pytest.approx(own, rel=1e-3)
@@ -247,10 +263,80 @@ def test_failure_leaves_no_registration_that_lies(pipeline: Pipeline, monkeypatc
 def test_evaluation_on_other_data_is_refused(pipeline: Pipeline) -> None:
     pipeline.train(1)
     pipeline.evaluate(10.0)
-    protocol = json.loads((pipeline.evaluated / "protocol.json").read_text())
-    (pipeline.evaluated / "protocol.json").write_text(json.dumps({**protocol, "data_digest": "sha256:other"}))
+    pipeline.change("protocol.json", data_digest="sha256:other")
     with pytest.raises(UserError, match="measured on other data"):
         pipeline.register()
+
+
+def test_evaluation_of_other_weights_is_refused(pipeline: Pipeline) -> None:
+    """Trained again, and not evaluated again: the old numbers are not those of the new weights."""
+    first = pipeline.all(1, 10.0)
+    pipeline.train(2)
+    with pytest.raises(
+        UserError, match=r"was measured with other weights than those in .*run `ganflow evaluate` again"
+    ):
+        pipeline.register()
+    assert not (pipeline.out / "registration.json").exists()
+    assert aliases() == {"champion": "1"}
+    assert len(store.connect().get_run(first["run_id"]).outputs.model_outputs) == 1
+
+    pipeline.train(1)
+    assert pipeline.register()["version"] == "1"
+    (pipeline.evaluated / "measured.json").unlink()
+    with pytest.raises(UserError, match=r"measured\.json: there is no such file; run `ganflow evaluate` first"):
+        pipeline.register()
+
+
+# The best checkpoint
+
+
+def at_best(params: Params) -> Params:
+    return dataclasses.replace(params, evaluate=dataclasses.replace(params.evaluate, checkpoint="best"))
+
+
+def test_the_checkpoint_that_was_measured_is_registered(pipeline: Pipeline) -> None:
+    last = pipeline.all(1, 10.0)
+    pipeline.params = at_best(pipeline.params)
+    with pytest.raises(UserError, match="measured with other weights"):
+        pipeline.register()
+    pipeline.evaluate(8.0)
+    best = pipeline.register()
+
+    assert (last["checkpoint"], best["checkpoint"]) == ("last", "best")
+    assert last["weights_digest"] == weights_digest(pipeline.trained / GENERATORS["ema"])
+    assert best["weights_digest"] == weights_digest(pipeline.trained / "best" / GENERATORS["ema"])
+    assert (best["version"], best["alias"], best["run_id"]) == ("2", "champion", last["run_id"])
+    client = store.connect()
+    tags = [client.get_model_version(NAME, version).tags for version in ("1", "2")]
+    assert [each["ganflow.checkpoint"] for each in tags] == ["last", "best"]
+    assert [each["ganflow.weights_digest"] for each in tags] == [last["weights_digest"], best["weights_digest"]]
+    latents = torch.randn(3, 4)
+    for version, folder in (("1", pipeline.trained), ("2", pipeline.trained / "best")):
+        registered = registry.load_registered(f"models:/{NAME}/{version}").generator(latents)
+        trained = load_game(folder, "ema", torch.device("cpu")).generator(latents)
+        torch.testing.assert_close(registered, trained, atol=1e-6, rtol=0)
+
+
+def test_a_best_checkpoint_that_is_not_there(pipeline: Pipeline) -> None:
+    pipeline.train(1)
+    pipeline.evaluate(10.0)
+    pipeline.params = at_best(pipeline.params)
+    shutil.rmtree(pipeline.trained / "best")
+    with pytest.raises(UserError, match=r"evaluate\.checkpoint: .* holds no best checkpoint"):
+        pipeline.register()
+    assert aliases() == {}
+
+
+def test_cautions_go_with_the_version(pipeline: Pipeline) -> None:
+    result = pipeline.all(1, 10.0)
+    client = store.connect()
+    assert result["caution"] is None
+    assert client.get_model_version(NAME, "1").tags["ganflow.caution"] == "none"
+
+    pipeline.change("protocol.json", reals=60, fakes=60)
+    result = pipeline.register()
+    assert result["caution"].startswith("60 pictures are too few for 64 features")
+    assert client.get_model_version(NAME, "1").tags["ganflow.caution"] == result["caution"]
 
 
 def test_lost_training_run_is_linked(pipeline: Pipeline) -> None:

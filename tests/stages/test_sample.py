@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from ganflow import cli, params
 from ganflow.errors import UserError
 from ganflow.stages.sample import sample, sample_registered
-from ganflow.training.weights import DISCRIMINATOR, GENERATORS, Origin, load_game, save_weights
+from ganflow.training.weights import DISCRIMINATOR, GENERATORS, Origin, load_game, read_origin, save_weights
 
 
 @pytest.fixture(params=[1, 3])
@@ -31,7 +32,7 @@ def test_single_pictures_are_the_generators_for_these_latents(trained: Path, tmp
     sample(trained, "cpu", 3, 7, tmp_path / "out", single=True)
     game = load_game(trained, "ema", torch.device("cpu"))
     with torch.no_grad():
-        made = game.generator(torch.randn(3, 4, generator=torch.Generator().manual_seed(7)))
+        made = game.generator(torch.randn(1000, 4, generator=torch.Generator().manual_seed(7))[:3])
     expected = (made * 127.5 + 128).clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).squeeze(-1).numpy()
     assert np.array_equal(np.stack(pictures(tmp_path / "out")), expected)
 
@@ -44,6 +45,13 @@ def test_grid_holds_all_pictures_and_follows_from_the_seed(trained: Path, tmp_pa
     assert width > height  # three columns, two rows
     assert (tmp_path / "a.png").read_bytes() == (tmp_path / "again.png").read_bytes()
     assert (tmp_path / "a.png").read_bytes() != (tmp_path / "b.png").read_bytes()
+
+
+def test_the_first_pictures_do_not_depend_on_how_many(trained: Path, tmp_path: Path) -> None:
+    for n in (2, 5):
+        sample(trained, "cpu", n, 7, tmp_path / str(n), single=True)
+    for name in ("000000.png", "000001.png"):
+        assert (tmp_path / "2" / name).read_bytes() == (tmp_path / "5" / name).read_bytes()
 
 
 @pytest.mark.parametrize(("n", "seed", "said"), [(0, 0, "-n 0"), (-1, 0, "-n -1"), (1, -1, "--seed -1")])
@@ -68,3 +76,30 @@ def test_command_takes_parameters(repository: Path, capsys: pytest.CaptureFixtur
     assert "train.device" in capsys.readouterr().err
     assert cli.main(["sample", "-n", "1"]) == 2
     assert "run `ganflow train` first" in capsys.readouterr().err
+
+
+def test_command_samples_the_checkpoint_that_is_measured(
+    repository: Path, trained: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (repository / "params.yaml").write_text("model: {family: vanilla}\ntrain: {device: cpu}\n", encoding="utf-8")
+    folder = repository / "artifacts" / "train"
+    folder.mkdir(parents=True)
+    other = read_origin(trained / DISCRIMINATOR)
+    for name in (*GENERATORS.values(), DISCRIMINATOR):
+        shutil.copyfile(trained / name, folder / name)
+    best = ["sample", "-n", "2", "--out", "best.png", "-S", "evaluate.checkpoint=best"]
+    assert cli.main(best) == 2
+    assert "holds no best checkpoint" in capsys.readouterr().err
+    assert not (repository / "best.png").exists()
+
+    (folder / "best").mkdir()
+    game = other.params.model.build(other.channels, other.resolution)
+    for name in GENERATORS.values():
+        save_weights(game.generator, folder / "best" / name, other)
+    save_weights(game.discriminator, folder / "best" / DISCRIMINATOR, other)
+    assert cli.main(best) == 0
+    assert cli.main(["sample", "-n", "2", "--out", "last.png", "-S", "evaluate.checkpoint=last"]) == 0
+    for name, weights in (("best", folder / "best"), ("last", folder)):
+        sample(weights, "cpu", 2, 0, repository / "expected.png", single=False)
+        assert (repository / f"{name}.png").read_bytes() == (repository / "expected.png").read_bytes()
+    assert (repository / "best.png").read_bytes() != (repository / "last.png").read_bytes()

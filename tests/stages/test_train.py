@@ -23,13 +23,18 @@ from rounds import before_round, poison
 from safetensors.torch import load_file
 
 from ganflow import cli, params
+from ganflow.data.packed import PackedData
 from ganflow.data.packing import Format, pack
 from ganflow.data.sources import ArraySource
 from ganflow.errors import UserError
+from ganflow.evaluation import classifier
+from ganflow.evaluation.extractor import load_extractor
+from ganflow.evaluation.validation import validation_fid
+from ganflow.params import Params
 from ganflow.stages import train as stage
 from ganflow.training import loop
 from ganflow.training.match import Match
-from ganflow.training.weights import load_game
+from ganflow.training.weights import load_game, read_origin
 
 TREE = {
     "seed": 3,
@@ -359,3 +364,162 @@ def test_two_that_train_the_same_take_turns(tmp_path: Path, caplog: pytest.LogCa
 
 def test_interrupted_training_keeps_its_count() -> None:
     assert loop.InterruptedTraining(5).images == loop.DivergedError(5).images == 5
+
+
+# The best checkpoint
+
+FIDS = {"fid_every_images": 60, "tick_every_images": 120}
+MEASURED = [64, 120, 184, 240, 304, 360, 400]
+
+
+@pytest.fixture(scope="module")
+def classified(prepared: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same data with its classifier."""
+    out = tmp_path_factory.mktemp("classified") / "prepare"
+    shutil.copytree(prepared, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(classifier, "_LEAST_IMAGES", 256)
+        patch.setattr(classifier, "_MOST_IMAGES", 256)
+        classifier.train_classifier(PackedData(out), 0, out)
+    return out
+
+
+def with_fids(**train: Any) -> Params:
+    return params.parse({**TREE, "train": {**TREE["train"], **FIDS, **train}})  # type: ignore[dict-item]
+
+
+def fid_of(folder: Path, prepared: Path) -> float:
+    """Measure the averaged generator of finished weights once more."""
+    packed, cpu = PackedData(prepared), torch.device("cpu")
+    game = load_game(folder, "ema", cpu)
+    return validation_fid(packed, load_extractor("classifier", "", prepared, cpu))(game, game.generator)
+
+
+def test_the_best_checkpoint_lies_beside_the_last(repository: Path, classified: Path) -> None:
+    out = repository / "out"
+    stage.train(with_fids(), classified, out, repository / "states")
+
+    assert {path.name for path in out.iterdir()} == {*WEIGHTS, "history.csv", "samples", "run.json", "best"}
+    assert {path.name for path in (out / "best").iterdir()} == {*WEIGHTS, "best.json"}
+    run = run_of(repository, out)
+    fids = points(repository, run, "train/validation_fid")
+    assert [images for images, _ in fids] == MEASURED
+    lowest = np.minimum.accumulate([fid for _, fid in fids]).tolist()
+    assert points(repository, run, "train/best_fid") == list(zip(MEASURED, lowest, strict=True))
+    with (out / "history.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(int(row["images"]), float(row["best_fid"])) for row in rows if row["best_fid"]] == [
+        *zip(MEASURED, lowest, strict=True)
+    ]
+    assert [int(row["images"]) for row in rows if row["generator_loss"]] == [120, 240, 360, 400]
+
+    kept = json.loads((out / "best" / "best.json").read_text())
+    assert (kept["images"], kept["fid"]) == min(fids, key=lambda point: point[1])
+    assert {read_origin(out / "best" / name).images for name in WEIGHTS} == {kept["images"]}
+    assert fid_of(out / "best", classified) == pytest.approx(kept["fid"], rel=1e-6)
+    assert fid_of(out, classified) == pytest.approx(fids[-1][1], rel=1e-6)
+    assert [path for path in (repository / "states" / "train").iterdir() if path.is_dir()] == []
+
+
+def test_a_best_checkpoint_has_the_networks_of_its_moment(
+    repository: Path, classified: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Train to the same moment and no further: the best of a longer training is that training's last."""
+    fids = iter([5.0, 3.0, 4.0, 4.0, 4.0, 4.0, 4.0])
+    monkeypatch.setattr(stage, "validation_fid", lambda *_: lambda *_: next(fids))
+    longer, shorter = repository / "longer", repository / "shorter"
+    stage.train(with_fids(), classified, longer, repository / "states")
+    stage.train(with_fids(images=120, fid_every_images=0), classified, shorter, repository / "states")
+
+    for name in WEIGHTS:
+        best, last = (load_file(folder / name) for folder in (longer / "best", shorter))
+        assert all(torch.equal(best[tensor], last[tensor]) for tensor in last)
+    assert (longer / "best" / WEIGHTS[0]).read_bytes() != (longer / WEIGHTS[0]).read_bytes()
+
+
+def test_measuring_changes_no_weight(repository: Path, classified: Path) -> None:
+    for every in (0, 8, 1000):
+        stage.train(with_fids(fid_every_images=every), classified, repository / str(every), repository / "states")
+
+    for name in WEIGHTS:
+        without, *measured = (load_file(repository / str(every) / name) for every in (0, 8, 1000))
+        for other in measured:
+            assert all(torch.equal(other[tensor], without[tensor]) for tensor in without)
+    assert not (repository / "0" / "best").exists()
+    with (repository / "0" / "history.csv").open() as file:
+        assert "fid" not in file.readline()
+    assert not points(repository, run_of(repository, repository / "0"), "train/best_fid")
+
+
+@pytest.mark.parametrize("killed_at", [128, 200, 304])
+def test_killed_and_started_again_has_the_same_best(
+    killed_at: int, repository: Path, classified: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.train(with_fids(), classified, repository / "undisturbed", repository / "others")
+
+    def fail(match: Match) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        before_round(patched, killed_at, fail)
+        with pytest.raises(MemoryError):
+            stage.train(with_fids(), classified, repository / "out", repository / "states")
+    stage.train(with_fids(), classified, repository / "out", repository / "states")
+
+    assert_equal_weights(repository / "out", repository / "undisturbed")
+    for path in (repository / "undisturbed" / "best").iterdir():
+        assert (repository / "out" / "best" / path.name).read_bytes() == path.read_bytes()
+    run, undisturbed = (run_of(repository, repository / name) for name in ("out", "undisturbed"))
+    for name in ("train/validation_fid", "train/best_fid"):
+        assert points(repository, run, name) == points(repository, undisturbed, name)
+
+
+def test_a_broken_generator_diverges_by_its_fid(
+    repository: Path, classified: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_round(monkeypatch, 128, poison)
+    with pytest.raises(loop.DivergedError) as caught:
+        stage.train(with_fids(fid_every_images=8), classified, repository / "out", repository / "states")
+    assert caught.value.images == 136
+    assert not (repository / "out").exists()
+
+
+def test_a_fid_without_a_classifier_is_refused_before_anything_is_trained(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Match, "play_round", lambda match: pytest.fail("a round was played"))
+    assert cli.main(["train", "-S", "train.fid_every_images=100"]) == 2
+    message = capsys.readouterr().err
+    assert "holds no classifier" in message
+    assert "train.fid_extractor: inception" in message
+    missing = ["-S", "train.fid_extractor=inception", "-S", "evaluate.inception_weights=missing.pth"]
+    assert cli.main(["train", "-S", "train.fid_every_images=100", *missing]) == 2
+    assert "there is no file missing.pth" in capsys.readouterr().err
+    assert all_runs(ready) == []
+    assert not TRAINED.exists()
+
+
+def test_a_fid_of_inception(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[str, str]] = []
+
+    def load(kind: str, weights: str, *_: Any) -> None:
+        asked.append((kind, weights))
+
+    monkeypatch.setattr(stage, "load_extractor", load)
+    monkeypatch.setattr(stage, "validation_fid", lambda *_: lambda *_: 1.0)
+    inception = {"extractor": "classifier", "inception_weights": "given.pth"}
+    tree = {**TREE, "train": {**TREE["train"], **FIDS, "fid_extractor": "inception"}, "evaluate": inception}  # type: ignore[dict-item]
+    stage.train(params.parse(tree), PREPARED, TRAINED, ready / ".ganflow")
+    assert asked == [("inception", "given.pth")]
+
+
+def test_what_is_kept_for_mlflow_has_no_networks(
+    repository: Path, classified: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage.Sender, "_run", lambda sender: None)  # a store that is away
+    stage.train(with_fids(), classified, repository / "out", repository / "states")
+
+    (kept,) = (repository / "states" / "unsent").iterdir()
+    assert not (kept / "best").exists()
+    assert (kept / "journal.jsonl").exists()
+    assert (repository / "out" / "best" / "best.json").exists()

@@ -1,4 +1,6 @@
 import csv
+import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from rounds import before_round, poison
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ganflow import params
@@ -14,6 +17,7 @@ from ganflow.data.batches import Batches
 from ganflow.data.grid import save_grid
 from ganflow.data.quantise import to_uint8
 from ganflow.training import checkpoint, loop
+from ganflow.training.best import Best
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
 
@@ -45,9 +49,11 @@ def fixed_inputs(match: Match) -> Tensor:
     return match.game.draw_inputs(loop.SAMPLES, torch.Generator().manual_seed(0))
 
 
-def run(match: Match, state: Path, stop: Callable[[], bool] = lambda: False) -> Match:
+def run(
+    match: Match, state: Path, stop: Callable[[], bool] = lambda: False, *, best: Callable[[Path], Best] | None = None
+) -> Match:
     state.mkdir(exist_ok=True)
-    loop.train(match, fixed_inputs(match), state, Journal(state), stop)
+    loop.train(match, fixed_inputs(match), state, Journal(state), stop, best=best(state) if best else None)
     return match
 
 
@@ -248,3 +254,194 @@ def test_weights_that_break_after_the_last_loss(tmp_path: Path, monkeypatch: pyt
     assert caught.value.images == 160
     assert checkpoint.restore(kept := new_match(), tmp_path)
     assert kept.images == 128
+
+
+# The best checkpoint
+
+
+def restless(match: Match) -> float:
+    """Give what goes up and down in the place of a FID, and use up random numbers, as a generator with noise does."""
+    torch.rand(3)
+    with torch.no_grad():
+        made = match.average.network(fixed_inputs(match)).double().mean()
+    return float(1 + torch.sin(1e4 * made)) if torch.isfinite(made) else math.nan
+
+
+def save_all(match: Match, folder: Path) -> None:
+    save_file(
+        {name: tensor.clone().contiguous() for name, tensor in weights(match).items()}, folder / "all.safetensors"
+    )
+
+
+def every(images: int, score: Callable[[Match], float] = restless) -> Callable[[Path], Best]:
+    return lambda state: Best(state, score, save_all, images)
+
+
+def course(state: Path, name: str) -> list[tuple[int, float]]:
+    lines = [line for line in Journal(state).lines() if f"train/{name}" in line.get("values", {})]
+    return [(line["images"], line["values"][f"train/{name}"]) for line in lines]
+
+
+def best_files(state: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (state / "best").iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("images", "due"), [(40, [40, 80, 120, 160]), (60, [64, 120, 160]), (1000, [160]), (1, list(range(8, 161, 8)))]
+)
+def test_fids_are_due_at_their_counts_and_at_the_end(images: int, due: list[int], tmp_path: Path) -> None:
+    measured: list[int] = []
+
+    def score(match: Match) -> float:
+        measured.append(match.images)
+        return 1.0
+
+    run(new_match(), tmp_path, best=every(images, score))
+
+    assert measured == due
+    assert [images for images, _ in course(tmp_path, "validation_fid")] == due
+    assert images_of("values", tmp_path) == sorted({*due, 40, 80, 120, 160})
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_the_networks_of_the_lowest_fid_are_kept(family: str, tmp_path: Path) -> None:
+    moments: dict[int, tuple[float, dict[str, Tensor]]] = {}
+
+    def score(match: Match) -> float:
+        moments[match.images] = restless(match), {name: tensor.clone() for name, tensor in weights(match).items()}
+        return moments[match.images][0]
+
+    run(new_match(family), tmp_path, best=every(16, score))
+
+    fids = course(tmp_path, "validation_fid")
+    assert fids == [(images, fid) for images, (fid, _) in moments.items()]
+    lowest = np.minimum.accumulate([fid for _, fid in fids])
+    assert course(tmp_path, "best_fid") == [(images, best) for (images, _), best in zip(fids, lowest, strict=True)]
+    assert 2 < len(set(lowest)) < len(fids), "it goes down, and it goes up"
+    images = min(moments, key=lambda images: moments[images][0])
+    assert images < 160, "the last is not the best"
+    kept = load_file(tmp_path / "best" / "all.safetensors")
+    torch.testing.assert_close(kept, moments[images][1], rtol=0, atol=0)
+    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {"images": images, "fid": moments[images][0]}
+
+
+def test_the_history_has_fids_in_the_rows_of_their_ticks(tmp_path: Path) -> None:
+    run(new_match(), tmp_path, best=every(32))
+
+    rows = {int(row["images"]): row for row in history(tmp_path)}
+    assert list(rows) == [32, 40, 64, 80, 96, 120, 128, 160]
+    fids = dict(course(tmp_path, "validation_fid"))
+    for images, row in rows.items():
+        assert (row["validation_fid"] != "") == (row["best_fid"] != "") == (images % 32 == 0)
+        assert (row["generator_loss"] != "") == (images % 40 == 0)
+        if images in fids:
+            assert float(row["validation_fid"]) == fids[images]
+    assert {images for images, row in rows.items() if row["generator_loss"] and row["best_fid"]} == {160}
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_fids_do_not_change_the_result(family: str, tmp_path: Path) -> None:
+    without = run(new_match(family), tmp_path / "0")
+    for images in (8, 24, 1000):
+        measured = run(new_match(family), tmp_path / str(images), best=every(images))
+        torch.testing.assert_close(weights(measured), weights(without), rtol=0, atol=0)
+    assert not (tmp_path / "0" / "best").exists()
+    assert "validation_fid" not in history(tmp_path / "0")[0]
+
+
+def test_a_generator_with_noise_of_its_own_is_measured_alike(tmp_path: Path) -> None:
+    """The random numbers of a measurement are the same every time: it depends on the weights alone."""
+    drawn: list[float] = []
+
+    def score(match: Match) -> float:
+        drawn.append(float(torch.rand(())))
+        return 1.0
+
+    run(new_match(), tmp_path, best=every(40, score))
+
+    assert len(set(drawn)) == 1
+
+
+def test_a_fid_that_is_none_is_divergence(tmp_path: Path) -> None:
+    fids = {40: 3.0, 80: 2.0, 120: math.nan}
+
+    with pytest.raises(loop.DivergedError) as caught:
+        run(new_match(), tmp_path, best=every(40, lambda match: fids[match.images]))
+
+    assert caught.value.images == 120
+    assert images_of("values", tmp_path) == [40, 80]
+    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {"images": 80, "fid": 2.0}
+    assert checkpoint.restore(kept := new_match(), tmp_path)
+    assert kept.images == 64
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_broken_weights_are_found_by_the_fid(family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patched:
+        before_round(patched, 88, poison)
+        with pytest.raises(loop.DivergedError) as caught:
+            run(new_match(family, tick_every_images=1000), tmp_path, best=every(8))
+    assert caught.value.images == 96
+    assert [images for images, _ in course(tmp_path, "validation_fid")][-1] == 88
+    resumed = run(new_match(family, tick_every_images=1000), tmp_path, best=every(8))
+    undisturbed = run(new_match(family, tick_every_images=1000), tmp_path / "other", best=every(8))
+    torch.testing.assert_close(weights(resumed), weights(undisturbed), rtol=0, atol=0)
+    assert best_files(tmp_path) == best_files(tmp_path / "other")
+
+
+@pytest.mark.parametrize("stopped_at", [24, 64, 80, 104])
+@pytest.mark.parametrize("family", MODELS)
+def test_stopped_and_resumed_keeps_the_same_best(family: str, stopped_at: int, tmp_path: Path) -> None:
+    run(new_match(family), tmp_path / "undisturbed", best=every(16))
+    first, state = new_match(family), tmp_path / "stopped"
+    with pytest.raises(loop.InterruptedTraining):
+        run(first, state, lambda: first.images >= stopped_at, best=every(16))
+    torch.rand(7)
+    run(new_match(family), state, best=every(16))
+
+    assert history(state) == history(tmp_path / "undisturbed")
+    assert best_files(state) == best_files(tmp_path / "undisturbed")
+
+
+@pytest.mark.parametrize("killed_at", [16, 72, 80, 96, 104, 152])
+@pytest.mark.parametrize("family", MODELS)
+def test_killed_and_resumed_keeps_the_same_best(
+    family: str, killed_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rounds since the last checkpoint are played again, and measured again: a best of them is there already."""
+    run(new_match(family), tmp_path / "undisturbed", best=every(16))
+    state = tmp_path / "killed"
+
+    def killed(match: Match) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        before_round(patched, killed_at, killed)
+        with pytest.raises(MemoryError):
+            run(new_match(family), state, best=every(16))
+    run(new_match(family), state, best=every(16))
+
+    assert history(state) == history(tmp_path / "undisturbed")
+    assert best_files(state) == best_files(tmp_path / "undisturbed")
+
+
+def test_killed_between_the_best_and_the_journal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files are ahead of the record, which still comes out the same."""
+    fids = {16: 9.0, 32: 8.0, 48: 8.5, 64: 7.0, 80: 6.0, 96: 7.0, 112: 5.0, 128: 6.0, 144: 6.0, 160: 6.0}
+    run(new_match(), tmp_path / "undisturbed", best=every(16, lambda match: fids[match.images]))
+    state, original = tmp_path / "killed", Journal.add_values
+
+    def add_values(journal: Journal, images: int, values: dict[str, float]) -> None:
+        if images == 112:
+            raise MemoryError
+        original(journal, images, values)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "add_values", add_values)
+        with pytest.raises(MemoryError):
+            run(new_match(), state, best=every(16, lambda match: fids[match.images]))
+    assert json.loads((state / "best" / "best.json").read_text())["images"] == 112
+    run(new_match(), state, best=every(16, lambda match: fids[match.images]))
+
+    assert history(state) == history(tmp_path / "undisturbed")
+    assert best_files(state) == best_files(tmp_path / "undisturbed")

@@ -9,7 +9,16 @@ from safetensors.torch import load_file, save_file
 from ganflow import params
 from ganflow.errors import UserError
 from ganflow.models.game import Game
-from ganflow.training.weights import DISCRIMINATOR, GENERATORS, Origin, load_game, save_weights
+from ganflow.training.weights import (
+    DISCRIMINATOR,
+    GENERATORS,
+    Origin,
+    folder_of,
+    load_game,
+    read_origin,
+    save_weights,
+    weights_digest,
+)
 
 CPU = torch.device("cpu")
 MODELS: list[dict[str, Any]] = [
@@ -55,6 +64,11 @@ def test_a_file_says_where_it_comes_from(tmp_path: Path) -> None:
     origin = json.loads(json.loads(header[8 : 8 + length])["__metadata__"]["origin"])
     assert (origin["channels"], origin["resolution"], origin["images"]) == (3, 12, 640)
     assert params.parse(origin["params"]).seed == 7
+    read = read_origin(tmp_path / "generator.safetensors")
+    assert (read.channels, read.resolution, read.images) == (3, 12, 640)
+    assert (read.params.seed, read.params.model) == (7, params.parse({"model": MODELS[0]}).model)
+    with pytest.raises(UserError, match=r"missing: there are no trained weights; run `ganflow train` first"):
+        read_origin(tmp_path / "missing")
 
 
 def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
@@ -66,6 +80,49 @@ def test_equal_weights_make_equal_files(tmp_path: Path) -> None:
         save_weights(live.generator, tmp_path / "again.safetensors", origin)
         contents.add((tmp_path / "again.safetensors").read_bytes())
     assert len(contents) == 1
+
+
+def test_digest_is_of_the_tensors_alone(tmp_path: Path) -> None:
+    one, other = tmp_path / "a", tmp_path / "b"
+    tensors = {"x": torch.ones(2, 3), "y": torch.zeros(1, dtype=torch.int64)}
+    save_file(tensors, one, {"params": "first"})
+    save_file(tensors, other, {"params": "second", "more": "metadata"})
+    assert weights_digest(one) == weights_digest(other)
+    assert weights_digest(one).startswith("sha256:")
+    seen = {weights_digest(one)}
+    for number, changed in enumerate(
+        (
+            {**tensors, "x": torch.ones(3, 2)},
+            {**tensors, "y": torch.zeros(1, dtype=torch.float64)},  # of the same bytes
+            {**tensors, "x": torch.ones(2, 3).index_fill(0, torch.tensor([1]), 1 + 1e-6)},
+            {"w": tensors["x"], "y": tensors["y"]},
+            {"x": tensors["x"]},
+        ),
+        start=2,
+    ):
+        save_file(changed, other)
+        seen.add(weights_digest(other))
+        assert len(seen) == number
+    with pytest.raises(UserError, match="no trained weights"):
+        weights_digest(tmp_path / "missing")
+    other.write_bytes(other.read_bytes()[:-1])
+    with pytest.raises(UserError, match="is not a weights file of ganflow"):
+        weights_digest(other)
+
+
+def test_where_the_checkpoints_lie(tmp_path: Path) -> None:
+    assert folder_of(tmp_path, "last") == tmp_path
+    with pytest.raises(
+        UserError,
+        match=r"^evaluate\.checkpoint: .* holds no best .*train\.fid_every_images; .*set evaluate\.checkpoint: last$",
+    ):
+        folder_of(tmp_path, "best")
+    (tmp_path / "best").mkdir()
+    assert folder_of(tmp_path, "best") == tmp_path / "best"
+    nothing = tmp_path / "nothing"
+    for checkpoint in ("last", "best"):  # it is no matter of checkpoints where nothing was trained
+        with pytest.raises(UserError, match=r"there are no trained weights; run `ganflow train` first"):
+            load_game(folder_of(nothing, checkpoint), "ema", CPU)  # type: ignore[arg-type]
 
 
 def test_missing_weights(tmp_path: Path) -> None:

@@ -82,6 +82,11 @@ class Classifier(nn.Module):
         logits: Tensor = self.head(self._features(images))
         return logits
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Give the logits (n, classes) that belong to `features` (n, 64)."""
+        logits: Tensor = self.head(features / self.scale)
+        return logits
+
     def _features(self, images: Tensor) -> Tensor:
         features: Tensor = self.body((images.float() / 255 - self.mean) / self.std)
         return features

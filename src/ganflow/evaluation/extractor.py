@@ -3,14 +3,17 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier
-from ganflow.params import EvaluateParams
+
+ExtractorKind = Literal["classifier", "inception"]
+Labeller = Callable[[Tensor], Tensor]
+"""From pictures, uint8 (n, c, h, w) on any device, to logits (n, classes) of the data set's own classes."""
 
 
 class Extractor(Protocol):
@@ -32,8 +35,15 @@ class Extractor(Protocol):
     def resize(self) -> str:
         """What is done to the size of the pictures."""
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes, and its features are."""
+
     def features(self, images: Tensor) -> Tensor:
         """Turn pictures, uint8 (n, c, h, w) on any device, into float features (n, d)."""
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Turn features (n, d) into the logits (n, classes) that the network makes of them."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class NetworkExtractor:
     dim: int
     resize: str
     embed: Callable[[Tensor], Tensor]
+    classify: Callable[[Tensor], Tensor]
     device: torch.device
 
     def features(self, images: Tensor) -> Tensor:
@@ -52,26 +63,48 @@ class NetworkExtractor:
         with torch.inference_mode():
             return self.embed(images.to(self.device))
 
+    def logits(self, features: Tensor) -> Tensor:
+        """Turn features (n, d) into class logits (n, classes)."""
+        with torch.inference_mode():
+            return self.classify(features)
 
-def load_extractor(params: EvaluateParams, prepared: Path, device: torch.device) -> Extractor:
-    """Load the extractor that `evaluate.extractor` names.
 
-    The classifier lies in the folder `prepared`. Raises UserError where weights are missing, damaged or of another
-    network.
+def load_extractor(kind: ExtractorKind, inception_weights: str, prepared: Path, device: torch.device) -> Extractor:
+    """Load Inception from the file `inception_weights` (or where it is found), or the classifier in `prepared`.
+
+    Raises UserError where weights are missing, damaged or of another network.
     """
-    if params.extractor == "inception":
+    if kind == "inception":
         from ganflow.evaluation import inception
 
-        weights = inception.find_weights(params.inception_weights)
+        weights = inception.find_weights(inception_weights)
         network, digest = inception.load_inception(weights)
         network.to(device)
         name = inception.name_of(digest)
-        return NetworkExtractor(name, digest, inception.DIMENSION, inception.RESIZE, network, device)
+        return NetworkExtractor(name, digest, inception.DIMENSION, inception.RESIZE, network, network.logits, device)
     if not (prepared / classifier.WEIGHTS_FILE).exists():
         raise UserError(
-            f"evaluate.extractor: {prepared} holds no classifier ({classifier.WEIGHTS_FILE}), because the data set has "
-            "no labels or fewer than two classes; set evaluate.extractor: inception"
+            f"{prepared}: holds no classifier ({classifier.WEIGHTS_FILE}), because the data set has no labels or fewer "
+            "than two classes; set evaluate.extractor: inception, and for FIDs while training train.fid_extractor: "
+            "inception"
         )
     trained, digest = classifier.load_classifier(prepared)
     trained.to(device)
-    return NetworkExtractor("classifier", digest, classifier.DIMENSION, "none", trained.features, device)
+    return NetworkExtractor(
+        "classifier", digest, classifier.DIMENSION, "none", trained.features, trained.logits, device
+    )
+
+
+def load_labeller(prepared: Path, device: torch.device) -> Labeller | None:
+    """Load what tells the classes of the data set in `prepared`; None where it has no classifier."""
+    if not (prepared / classifier.WEIGHTS_FILE).exists():
+        return None
+    network, _ = classifier.load_classifier(prepared)
+    network.to(device)
+
+    def label(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            logits: Tensor = network(images.to(device))
+            return logits
+
+    return label

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
-QUANTISATION = "uint8: (x * 127.5 + 128) clamped to 0..255, rounded down"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
@@ -18,21 +16,21 @@ class Protocol:
     extractor_digest: str
     """SHA-256 of its weights."""
     feature_dimension: int
-    """Length of a feature vector; with fewer images than this, the covariances are rank-deficient."""
+    """Length d of a feature vector."""
     resize: str
     """What is done to the size of the pictures before the network sees them."""
-    quantisation: str
-    """How generated pictures are turned into bytes."""
     split: str
     """Split that the real pictures are from."""
     reals: int
     """Number of real pictures: the first of the split."""
     fakes: int
-    """Number of generated pictures."""
+    """Number of pictures measured: the first."""
+    compared: int
+    """Number of pictures of each kind that KID, precision, recall, density and coverage compare: the first."""
+    searched: int
+    """Number of training pictures among which memorised ones are looked for: the first of the split."""
     data_digest: str
     """Digest of the prepared data set."""
-    seed: int
-    """Seed of the latents."""
     code_version: str
     """Version of ganflow."""
 
@@ -54,6 +52,22 @@ class Protocol:
             if type(values[field.name]) is not field.type:
                 raise ValueError(f"a protocol's {field.name} cannot be {values[field.name]!r}")
         return cls(**values)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Say what a reader of the numbers has to know, in a sentence each; empty where there is nothing."""
+        few = min(self.reals, self.fakes)
+        notes = []
+        if few <= self.feature_dimension:
+            notes.append(
+                f"{few} pictures are too few for {self.feature_dimension} features: the covariances are rank-deficient "
+                "and FID is biased; compare it with its floor, and with FIDs of as many pictures alone"
+            )
+        if "unknown" in self.extractor:
+            notes.append(
+                "the extractor's weights are not those of FID: the numbers cannot be compared with published ones"
+            )
+        return tuple(notes)
 
     @property
     def digest(self) -> str:

@@ -2,6 +2,9 @@
 
 import csv
 import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from math import isqrt
 from pathlib import Path
 from statistics import fmean
@@ -15,93 +18,160 @@ from ganflow.data.grid import save_grid
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation.discriminator import DiscriminatorScores, logits, score_discriminator
-from ganflow.evaluation.extractor import load_extractor
-from ganflow.evaluation.fid import REALS, FidScores, count_images, score_fid
-from ganflow.evaluation.sampling import generate, real_batches
+from ganflow.evaluation.extractor import load_extractor, load_labeller
+from ganflow.evaluation.folder import FolderPictures
+from ganflow.evaluation.sampling import Generated, Pictures, generate, real_batches
+from ganflow.evaluation.scores import REALS, Judge, Pair, count_images
 from ganflow.models.game import Game
 from ganflow.params import Params
-from ganflow.tracking.evaluations import log_evaluation
+from ganflow.progress import counted, progress
+from ganflow.tracking.evaluations import (
+    MEASURED_FILE,
+    METRICS_FILE,
+    PROTOCOL_FILE,
+    log_evaluation,
+    log_folder,
+)
 from ganflow.tracking.runs import write_run
 from ganflow.tracking.store import connect
 from ganflow.training.device import pick_device
-from ganflow.training.weights import load_game
+from ganflow.training.weights import GENERATORS, folder_of, load_game, read_origin, weights_digest
 
-METRICS_FILE = "metrics.json"
-PROTOCOL_FILE = "protocol.json"
 SAMPLES_FILE = "samples.png"
 COMPARISON_FILE = "real_and_generated.png"
+PAIRS_FILE = "nearest_pairs.png"
 
 # Not params.seed: runs that differ in their seed alone are to be measured alike.
-_FID_SEED = 0
+FAKES_SEED = 0
 _DISCRIMINATOR_SEED = 1  # fresh fakes, not those of the FID
+_QUANTISATION = "uint8: (x * 127.5 + 128) clamped to 0..255, rounded down"
 _SIDE = 10  # pictures in a row of a grid
+_PAIRS = 20
+_PAIRS_IN_A_ROW = 5
 _RECENT_TICKS = 10
 
+_log = logging.getLogger("ganflow")
 
-def evaluate(params: Params, prepared: Path, trained: Path, out: Path) -> dict[str, Any]:
+
+def evaluate(params: Params, prepared: Path, trained: Path, out: Path, states: Path) -> dict[str, Any]:
     """Measure the model in `trained`, log what came out to its run in MLflow, and return the metrics.
 
     Raises UserError.
     """
     card = PackedData(prepared).card
     connect()  # better known before the measuring than after it
-    metrics = measure(params, prepared, trained, out)
+    metrics = measure(params, prepared, trained, out, states)
     write_run(out, log_evaluation(params, card, trained, out))
     return metrics
 
 
-def measure(params: Params, prepared: Path, trained: Path, out: Path) -> dict[str, Any]:
+def measure(params: Params, prepared: Path, trained: Path, out: Path, states: Path) -> dict[str, Any]:
     """Measure the weights in `trained` on the data in `prepared`; write into the folder `out` and return the metrics.
 
-    FID, its floor and its ceiling are of the averaged generator, the discriminator's accuracy and AUC are against the
-    live one. Writes metrics.json (flat), protocol.json, samples.png and real_and_generated.png; a failure leaves what
-    was there before. Raises UserError.
+    All scores are of the averaged generator; the discriminator's are against the live one. `evaluate.checkpoint` says
+    which weights. `states` keeps the features of real pictures, from one evaluation to the next.
+    Writes metrics.json (flat), protocol.json, measured.json and pictures; a failure leaves what was there before.
+    Raises UserError.
     """
     device = pick_device(params.train.device)
     packed = PackedData(prepared)
-    n = count_images(packed, params.evaluate.images)
-    extractor = load_extractor(params.evaluate, prepared, device)
-    averaged, live = load_game(trained, "ema", device), load_game(trained, "live", device)
-    samples = next(generate(averaged, _SIDE**2, _SIDE**2, _FID_SEED)).cpu()
-    _require_like(samples, packed, trained)
+    weights = folder_of(trained, params.evaluate.checkpoint)
+    averaged, live = load_game(weights, "ema", device), load_game(weights, "live", device)
+    generated = Generated(averaged, FAKES_SEED)
+    _require_like(generated.take(range(1)), packed, weights)
+    judge = judge_of(params, packed, device, count_images(packed, params.evaluate.images), states)
 
-    batch_size = params.evaluate.batch_size
-    fid = score_fid(
-        packed,
-        extractor,
-        averaged,
-        _untrained(params, packed, device),
-        n=n,
-        batch_size=batch_size,
-        seed=_FID_SEED,
-    )
-    discriminator = score_discriminator(
-        logits(live.discriminator, real_batches(packed.images(REALS)[:n], batch_size), device),
-        logits(live.discriminator, generate(live, n, batch_size, _DISCRIMINATOR_SEED), device),
-    )
-    metrics = {**_fid_metrics(fid), **_discriminator_metrics(discriminator), **_recent(trained), "images": n}
-
-    out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out, prefix=".new-") as folder:
-        staging = Path(folder)
-        save_grid(samples, staging / SAMPLES_FILE, columns=_SIDE)
-        _save_comparison(torch.from_numpy(packed.images(REALS)[: _SIDE**2].copy()), samples, staging / COMPARISON_FILE)
-        protocol = {**fid.protocol.to_dict(), "digest": fid.protocol.digest}
-        _write_json(protocol, staging / PROTOCOL_FILE)
-        _write_json(metrics, staging / METRICS_FILE)
-        for name in (SAMPLES_FILE, COMPARISON_FILE, PROTOCOL_FILE, METRICS_FILE):
-            (staging / name).replace(out / name)
+    sheet = _score(judge, generated, params, device)
+    metrics = {
+        **sheet.metrics,
+        **_discriminator_metrics(_discriminator(judge, live, device)),
+        **_recent(trained),
+        "images": judge.n,
+    }
+    measured = {
+        "checkpoint": params.evaluate.checkpoint,
+        "images": read_origin(weights / GENERATORS["ema"]).images,
+        "weights_digest": weights_digest(weights / GENERATORS["ema"]),
+    }
+    source = {"source": "generator", "quantisation": _QUANTISATION, "seed": FAKES_SEED}
+    _write(out, judge, sheet, metrics, {PROTOCOL_FILE: {**judge.protocol.to_dict(), **source}, MEASURED_FILE: measured})
     return metrics
+
+
+def evaluate_folder(params: Params, prepared: Path, folder: Path, out: Path, states: Path) -> dict[str, Any]:
+    """Measure a folder of pictures made elsewhere as `measure` does a model, log that to MLflow, return the metrics.
+
+    There is no discriminator: its metrics are null. Raises UserError.
+    """
+    packed = PackedData(prepared)
+    pictures = FolderPictures(folder, packed.card.channels, packed.card.resolution)
+    connect()
+    device = pick_device(params.train.device)
+    n = count_images(packed, min(params.evaluate.images, len(pictures)))
+    judge = judge_of(params, packed, device, n, states)
+    sheet = _score(judge, pictures, params, device)
+    metrics = {**sheet.metrics, **_discriminator_metrics(None), "images": n}
+    source = {
+        "source": f"folder {folder.resolve().name}",
+        "pictures": len(pictures),
+        "digest_of_pictures": pictures.digest,
+    }
+    _write(out, judge, sheet, metrics, {PROTOCOL_FILE: {**judge.protocol.to_dict(), **source}})
+    write_run(out, log_folder(params, packed.card, folder.resolve().name, out))
+    return metrics
+
+
+@dataclass(frozen=True)
+class _Sheet:
+    """What comes of the judging of some pictures, whoever made them."""
+
+    metrics: Mapping[str, float | None]
+    samples: Tensor
+    """The first ones, uint8 (at most 100, c, h, w)."""
+    pairs: Tensor
+    """The nearest pairs, uint8 (2 * pairs, c, h, w): each picture before its nearest training picture."""
+
+
+def judge_of(params: Params, packed: PackedData, device: torch.device, n: int, states: Path) -> Judge:
+    """Make what scores `n` pictures by the parameters of the evaluation. Raises UserError."""
+    evaluate = params.evaluate
+    judge = Judge(
+        packed=packed,
+        extractor=load_extractor(evaluate.extractor, evaluate.inception_weights, packed.folder, device),
+        labeller=load_labeller(packed.folder, device),
+        kept=states / "features",
+        n=n,
+        batch_size=evaluate.batch_size,
+    )
+    for caution in judge.protocol.cautions:
+        _log.warning("caution: %s", caution)
+    return judge
+
+
+def _score(judge: Judge, pictures: Pictures, params: Params, device: torch.device) -> _Sheet:
+    scores = judge.score(pictures, Generated(_untrained(params, judge.packed, device), FAKES_SEED))
+    nearest = scores.nearest[:_PAIRS]
+    samples = pictures.take(range(min(judge.n, _SIDE**2))).cpu()
+    return _Sheet(scores.metrics, samples, _pairs(pictures, nearest, judge.packed))
 
 
 def _untrained(params: Params, packed: PackedData, device: torch.device) -> Game:
     with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(_FID_SEED)
+        torch.default_generator.manual_seed(FAKES_SEED)
         return params.model.build(packed.card.channels, packed.card.resolution).to(device)
 
 
-def _require_like(samples: Tensor, packed: PackedData, trained: Path) -> None:
-    made, prepared = tuple(samples.shape[1:]), tuple(packed.images(REALS).shape[1:])
+def _discriminator(judge: Judge, live: Game, device: torch.device) -> DiscriminatorScores:
+    reals = real_batches(judge.packed.images(REALS)[: judge.n], judge.batch_size)
+    fakes = generate(live, judge.n, judge.batch_size, _DISCRIMINATOR_SEED)
+    with progress(2 * judge.n, "discriminator", " pictures") as bar:
+        return score_discriminator(
+            *(logits(live.discriminator, counted(batches, bar), device) for batches in (reals, fakes))
+        )
+
+
+def _require_like(sample: Tensor, packed: PackedData, trained: Path) -> None:
+    made, prepared = tuple(sample.shape[1:]), tuple(packed.images(REALS).shape[1:])
     if made != prepared:
         raise UserError(
             f"{trained}: the generator makes pictures of (channels, height, width) {made}, but the prepared data set "
@@ -109,21 +179,17 @@ def _require_like(samples: Tensor, packed: PackedData, trained: Path) -> None:
         )
 
 
-def _fid_metrics(scores: FidScores) -> dict[str, float]:
-    return {"fid": scores.fid, "fid_floor": scores.floor, "fid_ceiling": scores.ceiling}
-
-
-def _discriminator_metrics(scores: DiscriminatorScores) -> dict[str, float]:
-    return {
-        "discriminator_accuracy": scores.accuracy,
-        "discriminator_accuracy_real": scores.accuracy_real,
-        "discriminator_accuracy_fake": scores.accuracy_fake,
-        "discriminator_accuracy_low": scores.accuracy_interval.low,
-        "discriminator_accuracy_high": scores.accuracy_interval.high,
-        "discriminator_auc": scores.auc,
-        "discriminator_auc_low": scores.auc_interval.low,
-        "discriminator_auc_high": scores.auc_interval.high,
-    }
+def _discriminator_metrics(scores: DiscriminatorScores | None) -> dict[str, float | None]:
+    """List what is known of the discriminator, null where there is none; an interval becomes `_low` and `_high`."""
+    metrics: dict[str, float | None] = {}
+    for field in fields(DiscriminatorScores):
+        name, value = f"discriminator_{field.name}", None if scores is None else getattr(scores, field.name)
+        if name.endswith("_interval"):
+            stem = name.removesuffix("_interval")
+            metrics[f"{stem}_low"], metrics[f"{stem}_high"] = value or (None, None)
+        else:
+            metrics[name] = None if value is None else float(value)
+    return metrics
 
 
 def _recent(trained: Path) -> dict[str, float]:
@@ -139,14 +205,48 @@ def _recent(trained: Path) -> dict[str, float]:
     return {"discriminator_batch_accuracy_recent": fmean(recent)} if recent else {}
 
 
-def _save_comparison(real: Tensor, generated: Tensor, path: Path) -> None:
+def _write(
+    out: Path, judge: Judge, sheet: _Sheet, metrics: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """Write all files into `out`, or none of them; files of an evaluation before are replaced."""
+    protocol = judge.protocol
+    caution = {"caution": "; ".join(protocol.cautions)} if protocol.cautions else {}
+    records = {
+        **records,
+        PROTOCOL_FILE: {**records[PROTOCOL_FILE], **caution, "digest": protocol.digest},
+        METRICS_FILE: {**metrics, **caution},
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=out, prefix=".new-") as folder:
+        staging = Path(folder)
+        save_grid(sheet.samples, staging / SAMPLES_FILE, columns=_SIDE)
+        reals = torch.from_numpy(judge.packed.images(REALS)[: len(sheet.samples)].copy())
+        _save_side_by_side(reals, sheet.samples, staging / COMPARISON_FILE)
+        save_grid(sheet.pairs, staging / PAIRS_FILE, columns=3 * _PAIRS_IN_A_ROW - 1)
+        for name, content in records.items():
+            (staging / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        # It says whose the other numbers are: the first to go, and the last to come.
+        (out / MEASURED_FILE).unlink(missing_ok=True)
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == MEASURED_FILE):
+            path.replace(out / path.name)
+
+
+def _pairs(pictures: Pictures, nearest: Sequence[Pair], packed: PackedData) -> Tensor:
+    """Put each picture beside its nearest training picture, and a white one after each pair but the last of a row."""
+    made = pictures.take([pair.picture for pair in nearest]).cpu()
+    train = packed.images("train")
+    tiles = []
+    for place, (picture, pair) in enumerate(zip(made, nearest, strict=True)):
+        tiles += [picture, torch.from_numpy(train[pair.training].copy())]
+        if (place + 1) % _PAIRS_IN_A_ROW and place + 1 < len(nearest):
+            tiles.append(torch.full_like(picture, 255))
+    return torch.stack(tiles)
+
+
+def _save_side_by_side(real: Tensor, generated: Tensor, path: Path) -> None:
     """Write real pictures left and generated ones right of a white gap, in a square each."""
     side = isqrt(len(real))
     shape = (side, side, *real.shape[1:])
     rows = [pictures[: side**2].reshape(shape) for pictures in (real, generated)]
     gap = torch.full_like(rows[0][:, :1], 255)
     save_grid(torch.cat([rows[0], gap, rows[1]], dim=1).flatten(0, 1), path, columns=2 * side + 1)
-
-
-def _write_json(tree: dict[str, Any], path: Path) -> None:
-    path.write_text(json.dumps(tree, indent=2, allow_nan=False) + "\n", encoding="utf-8")

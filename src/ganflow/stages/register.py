@@ -13,25 +13,29 @@ from mlflow.entities import Run, RunTag
 from ganflow import __version__, registry
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
-from ganflow.evaluation.extractor import load_extractor
-from ganflow.evaluation.fid import REALS, distance, feature_moments
 from ganflow.evaluation.protocol import Protocol
-from ganflow.evaluation.sampling import generate, real_batches
+from ganflow.evaluation.sampling import Generated
 from ganflow.home import locked
 from ganflow.models.game import Game
 from ganflow.params import Params
 from ganflow.registry import Champion, Decision
+from ganflow.stages.evaluate import FAKES_SEED, judge_of
 from ganflow.tracking import evaluations, runs, store
 from ganflow.training.device import pick_device
-from ganflow.training.weights import GENERATORS, load_game
+from ganflow.training.weights import GENERATORS, folder_of, load_game, weights_digest
 
 REGISTRATION_FILE = "registration.json"
 
 _log = logging.getLogger("ganflow")
 
 
-def register(params: Params, prepared: Path, trained: Path, evaluated: Path, out: Path) -> dict[str, Any]:
+def register(  # noqa: PLR0917 (the folders of all stages)
+    params: Params, prepared: Path, trained: Path, evaluated: Path, out: Path, states: Path
+) -> dict[str, Any]:
     """Decide about the model in `trained` by its metrics in `evaluated`; register it, and write registration.json.
+
+    The weights are those that were evaluated: the last ones or the best, as `evaluate.checkpoint` says. `states` keeps
+    the features of real pictures, for a champion that has to be measured again.
 
     The averaged generator is kept with its run in any case; a version and an alias it gets by the decision. The same
     weights have the same version however often this runs. A failure leaves no registration.json in `out`, and the
@@ -43,8 +47,13 @@ def register(params: Params, prepared: Path, trained: Path, evaluated: Path, out
     metrics, protocol = evaluations.read_metrics(evaluated), evaluations.read_protocol(evaluated)
     if protocol.data_digest != packed.card.digest:
         raise UserError(f"{evaluated}: was measured on other data than {prepared} holds; run `ganflow evaluate` again")
-    weights = registry.weights_digest(trained / GENERATORS["ema"])
-    game = load_game(trained, "ema", torch.device("cpu"))
+    checkpoint = folder_of(trained, params.evaluate.checkpoint)
+    weights = weights_digest(checkpoint / GENERATORS["ema"])
+    if evaluations.measured_weights(evaluated) != weights:
+        raise UserError(
+            f"{evaluated}: was measured with other weights than those in {checkpoint}; run `ganflow evaluate` again"
+        )
+    game = load_game(checkpoint, "ema", torch.device("cpu"))
     name = params.data.registered_model
 
     client = store.connect()
@@ -55,7 +64,7 @@ def register(params: Params, prepared: Path, trained: Path, evaluated: Path, out
         model_id = registry.log_generator(client, training, game, weights, _metadata(params, packed, weights))
         registry.link_metrics(client, judged, model_id)
         champion = registry.find_champion(
-            client, name, weights, protocol, lambda rival: _measure(rival, params, packed, protocol)
+            client, name, weights, protocol, lambda rival: _measure(rival, params, packed, protocol, states)
         )
         decision = registry.decide(metrics, params.register, champion)
         version = _apply(client, name, model_id, decision, candidate)
@@ -66,6 +75,8 @@ def register(params: Params, prepared: Path, trained: Path, evaluated: Path, out
         "alias": decision.alias,
         "reason": decision.reason,
         "fid": metrics.get("fid"),
+        "caution": "; ".join(protocol.cautions) or None,
+        "checkpoint": params.evaluate.checkpoint,
         "champion": _before(champion, metrics),
         "run_id": training.info.run_id,
         "weights_digest": weights,
@@ -102,6 +113,8 @@ class _Candidate:
             "ganflow.run_id": self.training.info.run_id,
             "ganflow.evaluation_run_id": self.judged.info.run_id,
             "ganflow.family": self.params.model.family,
+            "ganflow.checkpoint": self.params.evaluate.checkpoint,
+            evaluations.TAG_CAUTION: "; ".join(self.protocol.cautions) or "none",
             "ganflow.noise": self.params.model.noise,
             "ganflow.latent_dim": str(self.params.model.latent_dim),
             "ganflow.version": __version__,
@@ -141,15 +154,13 @@ def _metadata(params: Params, packed: PackedData, digest: str) -> dict[str, Any]
     }
 
 
-def _measure(rival: Game, params: Params, packed: PackedData, protocol: Protocol) -> float:
+def _measure(rival: Game, params: Params, packed: PackedData, protocol: Protocol, states: Path) -> float:
     """Measure the FID of another generator as this evaluation measured its own."""
-    extractor = load_extractor(params.evaluate, packed.folder, pick_device(params.train.device))
-    if extractor.digest != protocol.extractor_digest:
+    device = pick_device(params.train.device)
+    judge = judge_of(params, packed, device, protocol.reals, states)
+    if judge.protocol.extractor_digest != protocol.extractor_digest:
         raise UserError("the extractor is another than that of the evaluation; run `ganflow evaluate` again")
-    batch_size = params.evaluate.batch_size
-    reals = feature_moments(real_batches(packed.images(REALS)[: protocol.reals], batch_size), extractor)
-    fakes = feature_moments(generate(rival, protocol.fakes, batch_size, protocol.seed), extractor)
-    return distance(fakes, reals)
+    return judge.fid(Generated(rival, FAKES_SEED))
 
 
 def _apply(client: MlflowClient, name: str, model_id: str, decision: Decision, candidate: _Candidate) -> str | None:

@@ -1,10 +1,12 @@
 """The second stage: play the game on packed data, and leave finished weights, history and samples."""
 
 import logging
+import math
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,16 +16,20 @@ from filelock import FileLock, Timeout
 
 from ganflow.data.batches import Batches
 from ganflow.data.packed import PackedData
+from ganflow.evaluation.extractor import load_extractor
+from ganflow.evaluation.sampling import BrokenGeneratorError
+from ganflow.evaluation.validation import validation_fid
 from ganflow.params import Params
 from ganflow.tracking.delivery import Sender
 from ganflow.tracking.runs import resume_run
 from ganflow.training import checkpoint, loop
+from ganflow.training.best import Best
 from ganflow.training.device import pick_device
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
 from ganflow.training.state import state_digest
 from ganflow.training.team import Team, joined_team
-from ganflow.training.weights import DISCRIMINATOR, GENERATORS, Origin, save_weights
+from ganflow.training.weights import BEST, DISCRIMINATOR, GENERATORS, Origin, save_weights
 
 _log = logging.getLogger("ganflow")
 
@@ -37,6 +43,7 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
     """
     packed = PackedData(prepared)
     device = pick_device(params.train.device)
+    origin = partial(Origin, params, packed.card.channels, packed.card.resolution)
     state = states / "train" / state_digest(params, packed.card)
     with joined_team(device, params.train.batch_size) as team:
         match = _new_match(params, packed, device, team)
@@ -44,17 +51,20 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
             _assist(match, state, params.seed)
             return
         with _alone(state):
+            best = _best(params, packed, device, state, origin)
             run = resume_run(params, packed.card, state, parent_run=parent_run)
             journal = Journal(state)
             sender = Sender(state)
             with sender, _stop_signals() as asked_to_stop:
                 try:
-                    loop.train(match, _fixed_inputs(match, params), state, journal, lambda: bool(asked_to_stop))
+                    loop.train(
+                        match, _fixed_inputs(match, params), state, journal, lambda: bool(asked_to_stop), best=best
+                    )
                 except BaseException as error:
                     stopped = isinstance(error, loop.InterruptedTraining | KeyboardInterrupt)
                     journal.add_status(match.images, "KILLED" if stopped else "FAILED")
                     raise
-                _fill(out, match, Origin(params, packed.card.channels, packed.card.resolution, match.images))
+                _fill(out, match, origin(match.images), best)
                 journal.write_history(out / "history.csv")
                 shutil.copytree(state / "samples", out / "samples")
                 journal.add_status(match.images, "FINISHED")
@@ -87,13 +97,38 @@ def _fixed_inputs(match: Match, params: Params) -> torch.Tensor:
     return match.game.draw_inputs(loop.SAMPLES, rng)
 
 
-def _fill(out: Path, match: Match, origin: Origin) -> None:
+def _best(
+    params: Params, packed: PackedData, device: torch.device, state: Path, origin: Callable[[int], Origin]
+) -> Best | None:
+    """Make what measures on the way, if it is asked for; its extractor is loaded before anything is trained."""
+    every = params.train.fid_every_images
+    if not every:
+        return None
+    extractor = load_extractor(params.train.fid_extractor, params.evaluate.inception_weights, packed.folder, device)
+    fid = validation_fid(packed, extractor)
+
+    def score(match: Match) -> float:
+        try:
+            return fid(match.game, match.average.network)
+        except BrokenGeneratorError:
+            return math.nan
+
+    return Best(state, score, lambda match, folder: _save_networks(match, origin(match.images), folder), every)
+
+
+def _fill(out: Path, match: Match, origin: Origin, best: Best | None) -> None:
     """Write the weights into `out`, made anew so that nothing of another training stays in it."""
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
-    save_weights(match.average.network, out / GENERATORS["ema"], origin)
-    save_weights(match.game.generator, out / GENERATORS["live"], origin)
-    save_weights(match.game.discriminator, out / DISCRIMINATOR, origin)
+    _save_networks(match, origin, out)
+    if best is not None:
+        shutil.copytree(best.folder, out / BEST)
+
+
+def _save_networks(match: Match, origin: Origin, folder: Path) -> None:
+    save_weights(match.average.network, folder / GENERATORS["ema"], origin)
+    save_weights(match.game.generator, folder / GENERATORS["live"], origin)
+    save_weights(match.game.discriminator, folder / DISCRIMINATOR, origin)
 
 
 def _retire(state: Path, states: Path, run_id: str, unsent: int) -> None:
@@ -102,6 +137,7 @@ def _retire(state: Path, states: Path, run_id: str, unsent: int) -> None:
         kept = states / "unsent" / run_id
         kept.parent.mkdir(parents=True, exist_ok=True)
         (state / checkpoint.FILE).unlink(missing_ok=True)
+        shutil.rmtree(state / BEST, ignore_errors=True)
         state.rename(kept)
         _log.warning("%d journal lines did not reach MLflow; `ganflow sync` sends them when it answers again", unsent)
     else:

@@ -18,6 +18,7 @@ from ganflow.params import Params, dump
 from ganflow.tracking.delivery import LARGEST_BATCH, log_sample
 from ganflow.tracking.runs import (
     LARGEST_PARAM_BATCH,
+    RUN_FILE,
     TAG_KIND,
     TAG_PARENT,
     RunRef,
@@ -35,6 +36,11 @@ from ganflow.tracking.store import connect, experiment_id, explained, find_run
 _TAG_NAME = "mlflow.runName"
 TAG_PROTOCOL = "ganflow.protocol"
 TAG_TRAINED_BY = "ganflow.trained_by"
+TAG_PICTURES = "ganflow.pictures_digest"
+TAG_CAUTION = "ganflow.caution"
+METRICS_FILE = "metrics.json"
+PROTOCOL_FILE = "protocol.json"
+MEASURED_FILE = "measured.json"
 
 
 def log_evaluation(
@@ -56,7 +62,31 @@ def log_evaluation(
         run = _evaluation_run(client, training, asked, card)
         for batch in chunks([Param(key, value) for key, value in asked.items()], LARGEST_PARAM_BATCH):
             client.log_batch(run.info.run_id, params=batch)
-        _log_results(client, run, evaluated, last_images(trained, params))
+        _log_results(client, run, evaluated, int(_read_json(evaluated / MEASURED_FILE)["images"]))
+    return reference(client, run)
+
+
+def log_folder(params: Params, card: DataCard, name: str, evaluated: Path) -> RunRef:
+    """Log the evaluation of a folder of pictures, called `name`, to a run of its own.
+
+    The same pictures under the same parameters find the same run again. Raises UserError where the store cannot be
+    used.
+    """
+    client = connect()
+    digest = str(_read_json(evaluated / PROTOCOL_FILE)["digest_of_pictures"])
+    with explained(client.tracking_uri):
+        tree = dump(params)
+        asked = flat({section: tree[section] for section in ("data", "evaluate")})
+        experiment = experiment_id(client, params.tracking.experiment)
+        for run in _search(client, experiment, f"tags.`{TAG_PICTURES}` = '{digest}'"):
+            if run.data.params == asked:
+                break
+        else:
+            tags = {TAG_KIND: "pictures", TAG_PICTURES: digest, **provenance("evaluate")}
+            title = f"{params.data.registered_model}-{name}"
+            run = create_run(client, experiment, title, params=asked, tags=tags, card=card)
+            client.set_terminated(run.info.run_id, "FINISHED")
+        _log_results(client, run, evaluated, 0)
     return reference(client, run)
 
 
@@ -85,11 +115,6 @@ def training_run(client: MlflowClient, params: Params, card: DataCard, trained: 
     _restore_history(client, run.info.run_id, trained)
     client.set_terminated(run.info.run_id, "FINISHED")
     return client.get_run(run.info.run_id)
-
-
-def last_images(trained: Path, params: Params) -> int:
-    """Say at how many images the training ended: the step that its evaluation belongs to."""
-    return max((row[0] for row in _history(trained)), default=params.train.images)
 
 
 def _evaluation_run(client: MlflowClient, training: Run, asked: Mapping[str, str], card: DataCard) -> Run:
@@ -130,17 +155,17 @@ def _log_results(client: MlflowClient, run: Run, evaluated: Path, images: int) -
         for name, value in read_metrics(evaluated).items()
         if value is not None and math.isfinite(value) and run.data.metrics.get(f"evaluate/{name}") != value
     ]
-    tags = [RunTag(TAG_PROTOCOL, read_protocol(evaluated).digest)]
+    protocol = read_protocol(evaluated)
+    tags = [RunTag(TAG_PROTOCOL, protocol.digest), RunTag(TAG_CAUTION, "; ".join(protocol.cautions) or "none")]
     client.log_batch(run_id, metrics=metrics, tags=tags)
-    for name in ("metrics.json", "protocol.json"):
-        client.log_artifact(run_id, str(evaluated / name), "evaluation")
-    for picture in sorted(evaluated.glob("*.png")):
-        client.log_artifact(run_id, str(picture), "evaluation")
+    for path in sorted([*evaluated.glob("*.json"), *evaluated.glob("*.png")]):
+        if path.name != RUN_FILE:
+            client.log_artifact(run_id, str(path), "evaluation")
 
 
 def read_metrics(evaluated: Path) -> dict[str, float | None]:
     """Read the numbers of metrics.json; null stands for one that has no value."""
-    tree = _read_json(evaluated / "metrics.json")
+    tree = _read_json(evaluated / METRICS_FILE)
     return {
         name: None if value is None else float(value)
         for name, value in tree.items()
@@ -150,11 +175,16 @@ def read_metrics(evaluated: Path) -> dict[str, float | None]:
 
 def read_protocol(evaluated: Path) -> Protocol:
     """Read how the numbers of metrics.json came about."""
-    path = evaluated / "protocol.json"
+    path = evaluated / PROTOCOL_FILE
     try:
         return Protocol.from_dict(_read_json(path))
     except ValueError as error:
         raise UserError(f"{path}: {error}; run `ganflow evaluate` again") from None
+
+
+def measured_weights(evaluated: Path) -> str:
+    """Read the digest of the weights that were measured."""
+    return str(_read_json(evaluated / MEASURED_FILE).get("weights_digest"))
 
 
 def _read_json(path: Path) -> dict[str, Any]:

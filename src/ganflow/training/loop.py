@@ -1,19 +1,21 @@
 """The training loop: rounds of the game, and what is due between them. It never knows which family plays."""
 
-import sys
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from ganflow.data.grid import save_grid
 from ganflow.data.quantise import to_uint8
+from ganflow.progress import progress
 from ganflow.training import checkpoint
+from ganflow.training.best import Best
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
 
@@ -40,31 +42,41 @@ class InterruptedTraining(Exception):  # noqa: N818 (a request that was met, not
         self.images = images
 
 
-def train(match: Match, fixed_inputs: Tensor, state: Path, journal: Journal, stop: Callable[[], bool]) -> None:
+def train(
+    match: Match,
+    fixed_inputs: Tensor,
+    state: Path,
+    journal: Journal,
+    stop: Callable[[], bool],
+    *,
+    best: Best | None = None,
+) -> None:
     """Play until `params.images`, from the checkpoint in `state` where there is one.
 
-    `fixed_inputs` are the generator's inputs of every sample grid. `stop` is asked once a round.
+    `fixed_inputs` are the generator's inputs of every sample grid. `stop` is asked once a round. `best` measures the
+    averaged generator on the way.
     Raises DivergedError, with the last good checkpoint kept, and InterruptedTraining, with one just written.
     """
     params = match.params
     if not _restore(match, state):
         _sample(match, fixed_inputs, state, journal)
     clock = _Clock(match.images)
-    pause = 0.5 if sys.stderr.isatty() else 30  # a log file needs fewer lines than a terminal
-    with tqdm(
-        total=params.images, initial=match.images, desc="train", unit="img", unit_scale=True, mininterval=pause
-    ) as bar:
+    with progress(params.images, "train", "img", initial=match.images, scale=True) as bar:
         while match.images < params.images:
             before = match.images
             match.play_round()
             bar.update(match.images - before)
             due = partial(_due, before, match.images, params.images)
+            values: dict[str, float] = {}
             if due(params.tick_every_images):
                 values, diverged_at = match.meter.read()
                 if diverged_at is not None:
                     raise DivergedError(diverged_at)
                 bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
                 values |= clock.read(match.images)
+            if best is not None and due(best.every):
+                values |= _measure(match, best)
+            if values:
                 journal.add_values(match.images, {f"train/{name}": value for name, value in values.items()})
             if due(params.sample_every_images):
                 _sample(match, fixed_inputs, state, journal)
@@ -118,12 +130,26 @@ def _save(match: Match, state: Path) -> None:
         raise DivergedError(diverged_at or match.images) from None
 
 
+def _measure(match: Match, best: Best) -> dict[str, float]:
+    with _own_randomness(match.device):
+        values = best.measure(match)
+    if math.isnan(values["validation_fid"]):
+        raise DivergedError(match.images)
+    return values
+
+
 def _sample(match: Match, inputs: Tensor, state: Path, journal: Journal) -> None:
-    devices = [match.device] if match.device.type == "cuda" else []
-    with torch.no_grad(), torch.random.fork_rng(devices):  # a generator with noise of its own must not move the game's
-        torch.manual_seed(0)
+    with torch.no_grad(), _own_randomness(match.device):
         images = to_uint8(match.average.network(inputs))
     picture = Path("samples") / f"{match.images:09d}.png"
     (state / picture).parent.mkdir(parents=True, exist_ok=True)
     save_grid(images.cpu().numpy(), state / picture, SAMPLE_COLUMNS)
     journal.add_samples(match.images, str(picture))
+
+
+@contextmanager
+def _own_randomness(device: torch.device) -> Iterator[None]:
+    """Give what looks at a generator a random state of its own: one with noise inside must not move the game's."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield

@@ -1,9 +1,11 @@
 """Finished weights as safetensors files, each of which holds the parameters it was made with."""
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -16,9 +18,12 @@ from ganflow.params import Params
 from ganflow.training.state import SECTIONS
 
 Which = Literal["ema", "live"]
+Checkpoint = Literal["last", "best"]
 
 GENERATORS: dict[Which, str] = {"ema": "generator.safetensors", "live": "generator_live.safetensors"}
 DISCRIMINATOR = "discriminator.safetensors"
+BEST = "best"
+"""Folder of the best checkpoint within that of the last one; both hold the same files."""
 
 
 class Origin(NamedTuple):
@@ -38,6 +43,18 @@ def save_weights(network: nn.Module, path: Path, origin: Origin) -> None:
     save_file(tensors, path, {"origin": json.dumps(tree)})  # one entry: more come in an order of the day
 
 
+def folder_of(trained: Path, checkpoint: Checkpoint) -> Path:
+    """Find the folder of a checkpoint below what a training left. Raises UserError where none was kept."""
+    if checkpoint == "last":
+        return trained
+    if trained.is_dir() and not (trained / BEST).is_dir():
+        raise UserError(
+            f"evaluate.checkpoint: {trained} holds no best checkpoint, because it was trained without "
+            "train.fid_every_images; set that and train again, or set evaluate.checkpoint: last"
+        )
+    return trained / BEST
+
+
 def load_game(trained: Path, which: Which, device: torch.device) -> Game:
     """Build the game that a training left in `trained`, in eval mode, with its averaged or its live generator.
 
@@ -52,6 +69,27 @@ def load_game(trained: Path, which: Which, device: torch.device) -> Game:
     except RuntimeError as error:
         raise UserError(f"{trained}: the weights do not fit this version's networks; train again ({error})") from None
     return game.to(device).eval()
+
+
+def read_origin(path: Path) -> Origin:
+    """Read how the weights in a file came about. Raises UserError where it is missing or damaged."""
+    return _read(path)[1]
+
+
+def weights_digest(path: Path) -> str:
+    """SHA-256 of the tensors in a safetensors file: of names, types, shapes and values, not of the file's metadata."""
+    digest = hashlib.sha256()
+    try:
+        with safe_open(path, framework="np") as file:
+            for name in sorted(file.keys()):
+                values = file.get_tensor(name)
+                digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
+                digest.update(np.ascontiguousarray(values).tobytes())
+    except FileNotFoundError:
+        raise UserError(f"{path}: there are no trained weights; run `ganflow train` first") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: is not a weights file of ganflow ({error}); train again") from None
+    return f"sha256:{digest.hexdigest()}"
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Origin]:

@@ -4,6 +4,7 @@ PYTHON ?= python3
 UV_VERSION := 0.13.9
 EXPERIMENT ?=
 SET ?=
+SEEDS ?=
 COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
   --custom-compile-command "make lock" --quiet
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
@@ -14,12 +15,21 @@ export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  EXPERIMENT=name and SET=\"key.path=value ...\" go with repro; experiments/ holds the names."
+	@echo "  SEEDS=\"0 1 2\" goes with repro too: it runs once for each, and ends with mean and deviation over them."
 
 repro: $(VENV)/.ready ## Run prepare, train, evaluate, register through DVC, whatever of it is out of date
 ifneq ($(EXPERIMENT)$(SET),)
 	ganflow experiment "$(or $(EXPERIMENT),digits-dcgan)" $(foreach pair,$(SET),-S '$(pair)')
 endif
+ifeq ($(strip $(SEEDS)),)
 	dvc repro
+else
+# DVC writes each seed into params.yaml, which is put back at the end; after a kill -9, the copy lies in .ganflow.
+	@mkdir -p .ganflow && kept=$$(mktemp .ganflow/params.XXXXXX) && cp -p params.yaml "$$kept" || exit; \
+	trap 'mv "$$kept" params.yaml' EXIT; trap 'exit 130' INT TERM HUP; \
+	for seed in $(SEEDS); do echo "dvc exp run -S seed=$$seed"; dvc exp run -S "seed=$$seed" || exit; done
+	ganflow summary
+endif
 
 test: $(VENV)/.ready ## Run the tests
 	pytest -n 2 --dist worksteal

@@ -1,13 +1,16 @@
+import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from ganflow import __version__, cli
 
-COMMANDS = ("prepare", "train", "evaluate", "register", "sample", "sync", "experiment", "schema")
+COMMANDS = ("prepare", "train", "evaluate", "register", "sample", "summary", "sync", "experiment", "schema")
 HEAVY = ("torch", "mlflow", "numpy", "sklearn", "pydantic", "PIL")
 
 
@@ -120,3 +123,134 @@ def test_schema_is_the_committed_one(capsys: pytest.CaptureFixture[str]) -> None
 def test_sync_with_nothing_to_send(repository: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["sync"]) == 0
     assert capsys.readouterr().out == "ganflow: 0 journal lines sent\n"
+
+
+# Several seeds
+
+
+@pytest.fixture
+def two_seeds(repository: Path) -> list[str]:
+    """Two runs with evaluations in the store, and their ids."""
+    from mlflow import MlflowClient
+
+    (repository / "params.yaml").write_text("model: {family: dcgan}\ntracking: {experiment: mine}\n")
+    client = MlflowClient(f"sqlite:///{repository}/mlflow.db")
+    experiment = client.create_experiment("mine")
+    made = []
+    for seed, fid in enumerate([6.0, 7.0]):
+        run = client.create_run(experiment, tags={"ganflow.kind": "training", "ganflow.protocol": "sha256:0123456789"})
+        values = {
+            "seed": seed,
+            "data.name": "",
+            "data.source": "digits",
+            "data.resolution": 16,
+            "model.family": "dcgan",
+        }
+        for key, value in values.items():
+            client.log_param(run.info.run_id, key, value)
+        client.log_metric(run.info.run_id, "evaluate/fid", fid)
+        client.set_terminated(run.info.run_id)
+        made.append(run.info.run_id)
+    return made
+
+
+def test_summary(two_seeds: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["summary", "--json", "summary.json"]) == 0
+    assert capsys.readouterr().out == (
+        "digits-16px-dcgan\n"
+        "2 runs, seeds 0, 1; protocol 01234567\n"
+        "\n"
+        "  metric        mean ± deviation  n\n"
+        "  evaluate/fid  6.50 ± 0.71       2\n"
+    )
+    tree = json.loads(Path("summary.json").read_text(encoding="utf-8"))
+    assert tree["experiment"] == "mine"
+    assert tree["configurations"][0]["runs"] == {"0": two_seeds[0], "1": two_seeds[1]}
+
+
+@pytest.mark.usefixtures("two_seeds")
+def test_summary_of_what_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["summary", "-S", "seed=1", "--experiment", "mine", "--params", "none.yaml"]) == 0
+    assert "1 run, seed 1;" in capsys.readouterr().out
+    assert "no evaluated run has this; there is seed=0, 1\n" in told(["summary", "-S", "seed=2"], capsys)
+    assert "which has mine, Default" in told(["summary", "--experiment", "theirs"], capsys)
+    assert "nowhere/x.json: cannot be written" in told(["summary", "--json", "nowhere/x.json"], capsys)
+
+
+def test_summary_without_params_or_store(empty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(["summary"], capsys).startswith("ganflow: params.yaml: there is no such file")
+    assert "mlflow.db: there is no such store of runs yet" in told(["summary", "--experiment", "mine"], capsys)
+    assert list(empty.iterdir()) == []
+
+
+@pytest.fixture
+def made_with(tmp_path: Path) -> Callable[..., tuple[int, str]]:
+    """Runs make with stand-ins for dvc and ganflow, and gives its exit status and what they were called with."""
+    commands = tmp_path / "environment" / "bin"
+    commands.mkdir(parents=True)
+    (commands / "ganflow").write_text('#!/bin/sh\necho ganflow "$@" >> calls\n')
+    # As DVC does, it writes the seed into params.yaml and changes the way in which the rest of it is written.
+    (commands / "dvc").write_text(
+        '#!/bin/sh\necho dvc "$@" "with" $(cat params.yaml) >> calls\n'
+        'case "$*" in *seed=*) echo "seed: changed" > params.yaml ;; esac\n'
+        'case "$*" in *seed=13) exit 3 ;; *seed=14) kill -TERM $PPID ;; esac\n'
+    )
+    for command in commands.iterdir():
+        command.chmod(0o755)
+    (tmp_path / "params.yaml").write_text('seed: 5 # "five"\n')
+    for name in ("requirements.lock", "pyproject.toml"):
+        (tmp_path / name).touch()
+    (tmp_path / "environment" / ".ready").touch()
+
+    def make(*arguments: str) -> tuple[int, str]:
+        makefile = Path(__file__).parents[1] / "Makefile"
+        environment = {name: value for name, value in os.environ.items() if name not in {"SEEDS", "SET", "EXPERIMENT"}}
+        done = subprocess.run(
+            ["make", "-f", makefile, "VENV=environment", "repro", *arguments],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            check=False,
+        )
+        calls = tmp_path / "calls"
+        return done.returncode, calls.read_text() if calls.exists() else ""
+
+    return make
+
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+
+
+@needs_make
+def test_repro_runs_dvc_alone(made_with: Callable[..., tuple[int, str]], tmp_path: Path) -> None:
+    assert made_with() == (0, 'dvc repro with seed: 5 # "five"\n')
+    assert not (tmp_path / ".ganflow").exists()
+
+
+@needs_make
+def test_repro_with_seeds_ends_with_the_summary_and_the_old_params(
+    made_with: Callable[..., tuple[int, str]], tmp_path: Path
+) -> None:
+    assert made_with("SEEDS=0 11", "SET=a.b=1") == (
+        0,
+        "ganflow experiment digits-dcgan -S a.b=1\n"
+        'dvc exp run -S seed=0 with seed: 5 # "five"\n'
+        "dvc exp run -S seed=11 with seed: changed\n"
+        "ganflow summary\n",
+    )
+    assert (tmp_path / "params.yaml").read_text() == 'seed: 5 # "five"\n'
+    assert list((tmp_path / ".ganflow").iterdir()) == []
+
+
+@needs_make
+@pytest.mark.parametrize("seed", [13, 14])
+def test_repro_with_a_seed_that_fails_or_is_stopped(
+    made_with: Callable[..., tuple[int, str]], tmp_path: Path, seed: int
+) -> None:
+    status, calls = made_with(f"SEEDS=0 {seed} 2")
+    assert status == 2
+    assert [line.split(" with")[0] for line in calls.splitlines()] == [
+        "dvc exp run -S seed=0",
+        f"dvc exp run -S seed={seed}",
+    ]
+    assert (tmp_path / "params.yaml").read_text() == 'seed: 5 # "five"\n'

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import jsonschema
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ganflow import cli, params
@@ -159,6 +159,13 @@ def test_the_committed_file_holds_every_common_leaf() -> None:
     assert (leaves | {"seed"}) - own == {*NUMBERS, *CHOICES, *WRONG_TEXTS, "train.flip"} - own
 
 
+def test_the_best_checkpoint_needs_somebody_to_choose_it() -> None:
+    tree: dict[str, Any] = {"model": {"family": "vanilla"}, "evaluate": {"checkpoint": "best"}}
+    with pytest.raises(UserError, match=r"params: 1 to put right:\n  evaluate\.checkpoint: best is kept only where"):
+        params.parse(tree)
+    assert params.parse({**tree, "train": {"fid_every_images": 1}}).evaluate.checkpoint == "best"
+
+
 @pytest.mark.parametrize("family", [vars(family)["family"] for family in families()])
 def test_every_section_is_frozen(family: str) -> None:
     loaded = params.parse({"model": {"family": family}})
@@ -181,7 +188,8 @@ def test_limits_are_allowed(where: str) -> None:
 def test_choices_are_allowed(where: str) -> None:
     section, _, leaf = where.rpartition(".")
     for choice in CHOICES[where]:
-        assert params.dump(params.parse(with_leaf(where, choice)))[section][leaf] == choice
+        tree = with_leaf(where, choice, {"model": {"family": "dcgan"}, "train": {"fid_every_images": 1}})
+        assert params.dump(params.parse(tree))[section][leaf] == choice
 
 
 def test_sides_are_4_to_7_times_a_power_of_two() -> None:
@@ -314,6 +322,7 @@ def test_dump_and_parse_round_trip(leaves: dict[str, Any]) -> None:
     tree: dict[str, Any] = {"model": {"family": "dcgan"}}
     for where, value in leaves.items():
         tree = with_leaf(where, value, tree)
+    assume(not (leaves.get("evaluate.checkpoint") == "best" and not leaves.get("train.fid_every_images")))
     parsed = params.parse(tree)
     dumped = params.dump(parsed)
     for where, value in leaves.items():

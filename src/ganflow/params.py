@@ -157,6 +157,15 @@ class Params:
     register: RegisterParams = RegisterParams()
     tracking: TrackingParams = TrackingParams()
 
+    @model_validator(mode="after")
+    def _best_is_kept(self) -> "Params":
+        if self.evaluate.checkpoint == "best" and not self.train.fid_every_images:
+            raise ValueError(
+                "evaluate.checkpoint: best is kept only where train.fid_every_images is above 0; set that, or "
+                "evaluate.checkpoint: last"
+            )
+        return self
+
 
 _SCHEMA: TypeAdapter[Params] = TypeAdapter(Params)
 
@@ -325,6 +334,8 @@ def _known_keys(section: str) -> list[str]:
 def _problem(details: ErrorDetails) -> str:
     """Say one validation error as `section.key: what is wrong and what would be right`."""
     loc = [str(part) for part in details["loc"]]
+    if not loc:  # of sections that do not go together
+        return details["msg"].removeprefix("Value error, ")
     in_family = loc[:1] == ["model"] and len(loc) > 1
     section = loc.pop(1) if in_family else loc[0]  # pydantic names the member of the union that it chose
     where = ".".join(loc)

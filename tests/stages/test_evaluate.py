@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,7 +51,7 @@ def params() -> Params:
         {
             "data": {"source": "digits", "resolution": 8},
             "model": {"family": "dcgan", "width": 4, "latent_dim": 16},
-            "train": {"device": "cpu"},
+            "train": {"device": "cpu", "fid_every_images": 100},
             "evaluate": {"images": N, "batch_size": 100},
         }
     )
@@ -246,10 +247,40 @@ def test_a_failure_while_writing_leaves_what_was_there(
 
     monkeypatch.setattr(stage, "save_grid", full)
     other = write_trained(given.params, tmp_path / "other", seed=5)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(UserError, match=r"out: the evaluation cannot be written there \(No space"):
         given.measure(other, out)
 
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_kill_while_writing_leaves_no_numbers_under_another_name(given: Stage, trained: Path, tmp_path: Path) -> None:
+    """The record of whose numbers they are is there only if they are: `register` asks for it."""
+    other = write_trained(given.params, tmp_path / "other", seed=5)
+    fids = {
+        weights_digest(folder / "generator.safetensors"): given.measure(folder, tmp_path / "before", images=60)["fid"]
+        for folder in (other, trained)
+    }
+    original, seen = Path.replace, []
+
+    def replace_once_less(path: Path, target: Path) -> Path:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise KeyboardInterrupt
+        return original(path, target)
+
+    for files in range(6):
+        out, left = tmp_path / str(files), files
+        shutil.copytree(tmp_path / "before", out)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Path, "replace", replace_once_less)
+            with pytest.raises(KeyboardInterrupt):
+                given.measure(other, out, images=60)
+        metrics = json.loads((out / "metrics.json").read_text())
+        seen.append(metrics["fid"])
+        if (out / "measured.json").exists():
+            assert metrics["fid"] == fids[json.loads((out / "measured.json").read_text())["weights_digest"]]
+    assert set(seen) == set(fids.values()), "some kills come before metrics.json, and some after it"
 
 
 def test_real_pictures_are_embedded_once_for_all_models(
@@ -280,7 +311,7 @@ def test_too_few_pictures_are_said_beside_the_numbers(
     assert "caution" not in json.loads((tmp_path / "out" / "metrics.json").read_text())
 
 
-def test_a_broken_generator(given: Stage, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_generator(given: Stage, trained: Path, tmp_path: Path) -> None:
     path = trained / "generator.safetensors"
     tensors = {
         name: tensor * (torch.nan if tensor.is_floating_point() else 1) for name, tensor in load_file(path).items()

@@ -40,7 +40,7 @@ def params() -> Params:
             "data": {"resolution": 8},
             "model": {"family": "vanilla", "hidden_units": 8, "latent_dim": 4},
             "evaluate": {"images": 100},
-            "train": {"device": "cpu"},
+            "train": {"device": "cpu", "fid_every_images": 100},
         }
     )
 

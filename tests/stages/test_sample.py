@@ -87,7 +87,17 @@ def test_command_samples_the_checkpoint_that_is_measured(
     other = read_origin(trained / DISCRIMINATOR)
     for name in (*GENERATORS.values(), DISCRIMINATOR):
         shutil.copyfile(trained / name, folder / name)
-    best = ["sample", "-n", "2", "--out", "best.png", "-S", "evaluate.checkpoint=best"]
+    best = [
+        "sample",
+        "-n",
+        "2",
+        "--out",
+        "best.png",
+        "-S",
+        "evaluate.checkpoint=best",
+        "-S",
+        "train.fid_every_images=1",
+    ]
     assert cli.main(best) == 2
     assert "holds no best checkpoint" in capsys.readouterr().err
     assert not (repository / "best.png").exists()

@@ -155,6 +155,8 @@ def _write(batches: Iterable[Tensor], key: Key, extractor: Extractor, folder: Pa
         file.write(_header(key.count, extractor.dim))
         for batch in batches:
             file.write(extractor.features(batch).float().cpu().numpy().astype("<f4").tobytes())
+        file.flush()
+        os.fsync(file.fileno())  # before the rename that makes it count
     (folder / _KEY).write_text(json.dumps(asdict(key), indent=2) + "\n", encoding="utf-8")
 
 

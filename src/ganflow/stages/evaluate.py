@@ -216,19 +216,22 @@ def _write(
         PROTOCOL_FILE: {**records[PROTOCOL_FILE], **caution, "digest": protocol.digest},
         METRICS_FILE: {**metrics, **caution},
     }
-    out.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(dir=out, prefix=".new-") as folder:
-        staging = Path(folder)
-        save_grid(sheet.samples, staging / SAMPLES_FILE, columns=_SIDE)
-        reals = torch.from_numpy(judge.packed.images(REALS)[: len(sheet.samples)].copy())
-        _save_side_by_side(reals, sheet.samples, staging / COMPARISON_FILE)
-        save_grid(sheet.pairs, staging / PAIRS_FILE, columns=3 * _PAIRS_IN_A_ROW - 1)
-        for name, content in records.items():
-            (staging / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        # It says whose the other numbers are: the first to go, and the last to come.
-        (out / MEASURED_FILE).unlink(missing_ok=True)
-        for path in sorted(staging.iterdir(), key=lambda path: path.name == MEASURED_FILE):
-            path.replace(out / path.name)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=out, prefix=".new-") as folder:
+            staging = Path(folder)
+            save_grid(sheet.samples, staging / SAMPLES_FILE, columns=_SIDE)
+            reals = torch.from_numpy(judge.packed.images(REALS)[: len(sheet.samples)].copy())
+            _save_side_by_side(reals, sheet.samples, staging / COMPARISON_FILE)
+            save_grid(sheet.pairs, staging / PAIRS_FILE, columns=3 * _PAIRS_IN_A_ROW - 1)
+            for name, content in records.items():
+                (staging / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+            # It says whose the other numbers are: the first to go, and the last to come.
+            (out / MEASURED_FILE).unlink(missing_ok=True)
+            for path in sorted(staging.iterdir(), key=lambda path: path.name == MEASURED_FILE):
+                path.replace(out / path.name)
+    except OSError as error:
+        raise UserError(f"{out}: the evaluation cannot be written there ({error.strerror or error})") from None
 
 
 def _pairs(pictures: Pictures, nearest: Sequence[Pair], packed: PackedData) -> Tensor:

@@ -62,7 +62,7 @@ def log_evaluation(
         run = _evaluation_run(client, training, asked, card)
         for batch in chunks([Param(key, value) for key, value in asked.items()], LARGEST_PARAM_BATCH):
             client.log_batch(run.info.run_id, params=batch)
-        _log_results(client, run, evaluated, int(_read_json(evaluated / MEASURED_FILE)["images"]))
+        _log_results(client, run, evaluated, _measured_images(evaluated))
     return reference(client, run)
 
 
@@ -180,6 +180,15 @@ def read_protocol(evaluated: Path) -> Protocol:
         return Protocol.from_dict(_read_json(path))
     except ValueError as error:
         raise UserError(f"{path}: {error}; run `ganflow evaluate` again") from None
+
+
+def _measured_images(evaluated: Path) -> int:
+    """Read at how many images the weights that were measured had been trained."""
+    path = evaluated / MEASURED_FILE
+    try:
+        return int(_read_json(path)["images"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: does not say at how many images; run `ganflow evaluate` again") from None
 
 
 def measured_weights(evaluated: Path) -> str:

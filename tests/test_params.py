@@ -65,6 +65,7 @@ NUMBERS = {
     "train.checkpoint_every_images": Range(int, 1),
     "train.fid_every_images": Range(int, 0),
     "evaluate.images": Range(int, 2),
+    "evaluate.searched_images": Range(int, 1),
     "evaluate.batch_size": Range(int, 1, 65536),
     "register.max_fid": Range(float, 0, low_open=True),
     "register.min_discriminator_accuracy": Range(float, 0, 1),

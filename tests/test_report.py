@@ -273,7 +273,7 @@ def test_a_refused_model_has_no_version(result: dict[str, Any]) -> None:
 )
 def test_a_reason_does_not_break_the_table(result: dict[str, Any], reason: str) -> None:
     rows = table(report.registration_summary({**result, "reason": reason}))
-    assert len(rows) == 8
+    assert len(rows) == 9
     assert re.findall(r"\w+", rows["reason"]) == re.findall(r"\w+", reason)
 
 

@@ -114,6 +114,8 @@ class EvaluateParams:
     """File with the weights of pt_inception-2015-12-05; empty: the cache of torch.hub, or a download."""
     images: int = Field(default=10_000, ge=2)
     """Most real and generated images compared; fewer where the test split is smaller."""
+    searched_images: int = Field(default=50_000, ge=1)
+    """Most training images among which memorised ones are looked for; never fewer than are compared."""
     batch_size: int = Field(default=250, ge=1, le=65536)
     """Images measured at a time."""
 

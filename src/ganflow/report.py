@@ -36,8 +36,7 @@ _STYLE = (
 
 def training_page(trained: Path, title: str) -> str:
     """Show the last sample grid and the curves of the training that left the folder `trained`."""
-    with (trained / "history.csv").open(newline="", encoding="utf-8") as file:
-        history = list(csv.DictReader(file))
+    history = [row for name in ("history.csv", "fid.csv") for row in _rows(trained / name)]
     samples = sorted((trained / "samples").glob("*.png"), key=lambda path: int(path.stem))
     parts = [f"<h2>{escape(title)}</h2>"]
     if samples:
@@ -97,11 +96,20 @@ def registration_summary(result: Mapping[str, Any]) -> str:
         ("alias", result["alias"] or "none"),
         ("reason", result["reason"]),
         ("FID", _shown(result["fid"])),
+        ("caution", result.get("caution") or "none"),
         ("MLflow run", f"`{result['run_id']}`"),
         ("weights", f"`{result['weights_digest']}`"),
         ("data", f"`{result['data_digest']}`"),
     ]
     return _markdown("Registration", rows)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    """Read a table; a training without FIDs on its way has none of them."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
 
 def _curves(history: Sequence[Mapping[str, str]]) -> bytes:

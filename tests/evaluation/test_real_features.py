@@ -92,6 +92,7 @@ def test_the_file_is_one_that_numpy_reads_and_says_what_it_is(
         "split": "train",
         "count": 50,
         "resize": "none",
+        "device": "cpu",
         "code": key["code"],
     }
     assert folder.name == Key(**key).folder

@@ -50,7 +50,15 @@ def label(images: Tensor) -> Tensor:
 
 @pytest.fixture
 def judge(packed: PackedData, pixel_extractor: Extractor, tmp_path: Path) -> Judge:
-    return Judge(packed=packed, extractor=pixel_extractor, labeller=label, kept=tmp_path / "kept", n=N, batch_size=16)
+    return Judge(
+        packed=packed,
+        extractor=pixel_extractor,
+        labeller=label,
+        kept=tmp_path / "kept",
+        n=N,
+        batch_size=16,
+        searched=50_000,
+    )
 
 
 def noise(seed: int = 1, n: int = 40, high: int = 256) -> Shown:
@@ -299,10 +307,8 @@ def test_only_the_first_are_compared_one_by_one(
 
 
 @pytest.mark.parametrize(("most", "searched"), [(10, N), (35, 35), (60, 60), (50_000, 60)])
-def test_copies_are_looked_for_among_the_first(
-    most: int, searched: int, judge: Judge, packed: PackedData, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scores, "SEARCHED", most)
+def test_copies_are_looked_for_among_the_first(most: int, searched: int, judge: Judge, packed: PackedData) -> None:
+    judge = replace(judge, searched=most)
     backwards = Shown(packed.images("train")[::-1])
 
     nearest = judge.score(backwards, noise()).nearest
@@ -330,7 +336,15 @@ def test_without_labels_there_are_no_modes(
     tmp_path: Path, write_packed: Callable[..., PackedData], pixel_extractor: Extractor
 ) -> None:
     packed = write_packed(tmp_path, classes=None)
-    judge = Judge(packed=packed, extractor=pixel_extractor, labeller=None, kept=tmp_path / "kept", n=N, batch_size=16)
+    judge = Judge(
+        packed=packed,
+        extractor=pixel_extractor,
+        labeller=None,
+        kept=tmp_path / "kept",
+        n=N,
+        batch_size=16,
+        searched=50_000,
+    )
 
     metrics = judge.score(noise(), noise(2)).metrics
 

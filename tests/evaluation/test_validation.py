@@ -14,7 +14,7 @@ from ganflow.errors import UserError
 from ganflow.evaluation import validation
 from ganflow.evaluation.extractor import Extractor
 from ganflow.evaluation.sampling import BrokenGeneratorError
-from ganflow.evaluation.validation import validation_fid
+from ganflow.evaluation.validation import ValidationFid
 from ganflow.models.game import Game
 from ganflow.params import parse
 
@@ -47,7 +47,7 @@ def made_by(generator: nn.Module, n: int) -> NDArray[np.uint8]:
 def test_it_is_the_fid_against_the_whole_validation_split(packed: PackedData, pixel_extractor: Extractor) -> None:
     game, averaged = build(0), build(1).generator
 
-    found = validation_fid(packed, pixel_extractor)(game, averaged)
+    found = ValidationFid(packed, pixel_extractor).of(game, averaged)
 
     reals = quarters(packed.images("validation"))
     assert found == pytest.approx(fid(quarters(made_by(averaged, 1000)), reals), rel=1e-4)
@@ -62,7 +62,7 @@ def test_as_many_are_made_as_there_are_reals_but_a_thousand_at_least(
         monkeypatch.setattr(validation, "_LEAST_FAKES", least)
         monkeypatch.setattr(validation, "_MOST_REALS", most)
         expected = fid(quarters(made_by(game.generator, fakes)), quarters(packed.images("validation")[:reals]))
-        assert validation_fid(packed, pixel_extractor)(game, game.generator) == pytest.approx(expected, rel=1e-4)
+        assert ValidationFid(packed, pixel_extractor).of(game, game.generator) == pytest.approx(expected, rel=1e-4)
 
 
 def test_the_reals_are_embedded_once_and_ahead(packed: PackedData, pixel_extractor: Extractor) -> None:
@@ -76,7 +76,7 @@ def test_the_reals_are_embedded_once_and_ahead(packed: PackedData, pixel_extract
             shown.append(len(images))
             return pixel_extractor.features(images)
 
-    score, game = validation_fid(packed, Counting()), build()
+    score, game = ValidationFid(packed, Counting()).of, build()
     assert sum(shown) == 20
     first = score(game, game.generator)
     assert sum(shown) == 1020
@@ -85,13 +85,23 @@ def test_the_reals_are_embedded_once_and_ahead(packed: PackedData, pixel_extract
     assert max(shown) <= 250
 
 
+def test_protocol_says_what_is_measured(packed: PackedData, pixel_extractor: Extractor) -> None:
+    assert ValidationFid(packed, pixel_extractor).protocol == {
+        "extractor": "pixels",
+        "extractor_digest": "sha256:pixels",
+        "split": "validation",
+        "reals": 20,
+        "fakes": 1000,
+    }
+
+
 def test_looking_leaves_no_trace(packed: PackedData, pixel_extractor: Extractor) -> None:
     game, averaged = build(0).train(), build(1).generator.eval()
     averaged.requires_grad_(False)
     before = {name: tensor.clone() for name, tensor in (*game.state_dict().items(), *averaged.state_dict().items())}
     state = torch.get_rng_state()
 
-    validation_fid(packed, pixel_extractor)(game, averaged)
+    ValidationFid(packed, pixel_extractor).of(game, averaged)
 
     assert torch.equal(torch.get_rng_state(), state)
     assert game.training
@@ -107,7 +117,7 @@ def test_a_broken_generator(packed: PackedData, pixel_extractor: Extractor) -> N
         next(game.generator.parameters()).fill_(torch.nan)
 
     with pytest.raises(BrokenGeneratorError):
-        validation_fid(packed, pixel_extractor)(game, game.generator)
+        ValidationFid(packed, pixel_extractor).of(game, game.generator)
 
 
 def test_a_split_too_small(tmp_path: Path, write_packed: Callable[..., PackedData], pixel_extractor: Extractor) -> None:
@@ -123,4 +133,4 @@ def test_a_split_too_small(tmp_path: Path, write_packed: Callable[..., PackedDat
     with pytest.raises(
         UserError, match=r"train\.fid_every_images: .* not 1; raise data\.validation_fraction, or .*fid_every_images: 0"
     ):
-        validation_fid(Small(), pixel_extractor)  # type: ignore[arg-type]
+        ValidationFid(Small(), pixel_extractor)  # type: ignore[arg-type]

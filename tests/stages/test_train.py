@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
+from types import FrameType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +29,7 @@ from ganflow.data.sources import ArraySource
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier
 from ganflow.evaluation.extractor import load_extractor
-from ganflow.evaluation.validation import validation_fid
+from ganflow.evaluation.validation import ValidationFid
 from ganflow.params import Params
 from ganflow.stages import train as stage
 from ganflow.training import loop
@@ -392,26 +392,26 @@ def fid_of(folder: Path, prepared: Path) -> float:
     """Measure the averaged generator of finished weights once more."""
     packed, cpu = PackedData(prepared), torch.device("cpu")
     game = load_game(folder, "ema", cpu)
-    return validation_fid(packed, load_extractor("classifier", "", prepared, cpu))(game, game.generator)
+    return ValidationFid(packed, load_extractor("classifier", "", prepared, cpu)).of(game, game.generator)
 
 
 def test_the_best_checkpoint_lies_beside_the_last(repository: Path, classified: Path) -> None:
     out = repository / "out"
     stage.train(with_fids(), classified, out, repository / "states")
 
-    assert {path.name for path in out.iterdir()} == {*WEIGHTS, "history.csv", "samples", "run.json", "best"}
+    assert {path.name for path in out.iterdir()} == {*WEIGHTS, "history.csv", "fid.csv", "samples", "run.json", "best"}
     assert {path.name for path in (out / "best").iterdir()} == {*WEIGHTS, "best.json"}
     run = run_of(repository, out)
     fids = points(repository, run, "train/validation_fid")
     assert [images for images, _ in fids] == MEASURED
     lowest = np.minimum.accumulate([fid for _, fid in fids]).tolist()
     assert points(repository, run, "train/best_fid") == list(zip(MEASURED, lowest, strict=True))
-    with (out / "history.csv").open(newline="") as file:
+    with (out / "fid.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(int(row["images"]), float(row["best_fid"])) for row in rows if row["best_fid"]] == [
-        *zip(MEASURED, lowest, strict=True)
-    ]
-    assert [int(row["images"]) for row in rows if row["generator_loss"]] == [120, 240, 360, 400]
+    assert [(int(row["images"]), float(row["validation_fid"])) for row in rows] == fids
+    assert [float(row["best_fid"]) for row in rows] == lowest
+    assert [row["images"] for row in history(out)] == [120, 240, 360, 400], "no row without losses, which plot as zero"
+    assert not {"validation_fid", "best_fid"} & set(history(out)[0])
 
     kept = json.loads((out / "best" / "best.json").read_text())
     assert (kept["images"], kept["fid"]) == min(fids, key=lambda point: point[1])
@@ -426,7 +426,7 @@ def test_a_best_checkpoint_has_the_networks_of_its_moment(
 ) -> None:
     """Train to the same moment and no further: the best of a longer training is that training's last."""
     fids = iter([5.0, 3.0, 4.0, 4.0, 4.0, 4.0, 4.0])
-    monkeypatch.setattr(stage, "validation_fid", lambda *_: lambda *_: next(fids))
+    monkeypatch.setattr(stage.ValidationFid, "of", lambda *_: next(fids))
     longer, shorter = repository / "longer", repository / "shorter"
     stage.train(with_fids(), classified, longer, repository / "states")
     stage.train(with_fids(images=120, fid_every_images=0), classified, shorter, repository / "states")
@@ -446,8 +446,7 @@ def test_measuring_changes_no_weight(repository: Path, classified: Path) -> None
         for other in measured:
             assert all(torch.equal(other[tensor], without[tensor]) for tensor in without)
     assert not (repository / "0" / "best").exists()
-    with (repository / "0" / "history.csv").open() as file:
-        assert "fid" not in file.readline()
+    assert not (repository / "0" / "fid.csv").exists()
     assert not points(repository, run_of(repository, repository / "0"), "train/best_fid")
 
 
@@ -499,18 +498,21 @@ def test_a_fid_without_a_classifier_is_refused_before_anything_is_trained(
     assert not TRAINED.exists()
 
 
-def test_a_fid_of_inception(ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fid_of_inception(ready: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     asked: list[tuple[str, str]] = []
 
-    def load(kind: str, weights: str, *_: Any) -> None:
+    def load(kind: str, weights: str, *_: Any) -> Any:
         asked.append((kind, weights))
+        return SimpleNamespace(dim=2048)
 
     monkeypatch.setattr(stage, "load_extractor", load)
-    monkeypatch.setattr(stage, "validation_fid", lambda *_: lambda *_: 1.0)
+    fid = SimpleNamespace(reals=129, fakes=1000, protocol={}, of=lambda *_: 1.0)
+    monkeypatch.setattr(stage, "ValidationFid", lambda *_: fid)
     inception = {"extractor": "classifier", "inception_weights": "given.pth"}
     tree = {**TREE, "train": {**TREE["train"], **FIDS, "fid_extractor": "inception"}, "evaluate": inception}  # type: ignore[dict-item]
     stage.train(params.parse(tree), PREPARED, TRAINED, ready / ".ganflow")
     assert asked == [("inception", "given.pth")]
+    assert "caution: 129 validation pictures are too few for 2048 features" in caplog.text
 
 
 def test_what_is_kept_for_mlflow_has_no_networks(

@@ -16,6 +16,7 @@ def moment(images: int, fid: float) -> Any:
     return SimpleNamespace(images=images, fid=fid)
 
 
+PROTOCOL = {"extractor": "pixels", "reals": 20}
 FILES = ("discriminator", "generator", "generator_live")
 
 
@@ -26,7 +27,7 @@ def save(match: Any, folder: Path) -> None:
 
 
 def new_best(state: Path, saves: Callable[[Any, Path], None] = save) -> Best:
-    return Best(state, lambda match: match.fid, saves, every=10)
+    return Best(state, lambda match: match.fid, saves, every=10, protocol=PROTOCOL)
 
 
 def kept(state: Path) -> int:
@@ -63,6 +64,18 @@ def test_a_broken_generator_keeps_nothing(tmp_path: Path) -> None:
     best.measure(moment(30, math.nan))
     assert kept(tmp_path) == 20
     assert best.fid == 3.0
+
+
+@pytest.mark.parametrize("record", ["", "[1]", "{}", '{"images": 10, "fid": 0.1, "protocol": {"reals": 21}}'])
+def test_a_fid_of_another_protocol_or_a_torn_record_is_not_compared_with(tmp_path: Path, record: str) -> None:
+    new_best(tmp_path).measure(moment(10, 0.1))
+    (tmp_path / "best" / "best.json").write_text(record)
+
+    again = new_best(tmp_path)
+
+    assert again.fid == math.inf
+    assert again.measure(moment(20, 5.0))["best_fid"] == 5.0
+    assert kept(tmp_path) == 20
 
 
 def test_the_next_process_goes_on_from_what_is_kept(tmp_path: Path) -> None:

@@ -274,7 +274,7 @@ def save_all(match: Match, folder: Path) -> None:
 
 
 def every(images: int, score: Callable[[Match], float] = restless) -> Callable[[Path], Best]:
-    return lambda state: Best(state, score, save_all, images)
+    return lambda state: Best(state, score, save_all, every=images, protocol={"reals": 20})
 
 
 def course(state: Path, name: str) -> list[tuple[int, float]]:
@@ -322,7 +322,11 @@ def test_the_networks_of_the_lowest_fid_are_kept(family: str, tmp_path: Path) ->
     assert images < 160, "the last is not the best"
     kept = load_file(tmp_path / "best" / "all.safetensors")
     torch.testing.assert_close(kept, moments[images][1], rtol=0, atol=0)
-    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {"images": images, "fid": moments[images][0]}
+    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {
+        "images": images,
+        "fid": moments[images][0],
+        "protocol": {"reals": 20},
+    }
 
 
 def test_the_history_has_fids_in_the_rows_of_their_ticks(tmp_path: Path) -> None:
@@ -370,7 +374,8 @@ def test_a_fid_that_is_none_is_divergence(tmp_path: Path) -> None:
 
     assert caught.value.images == 120
     assert images_of("values", tmp_path) == [40, 80]
-    assert json.loads((tmp_path / "best" / "best.json").read_text()) == {"images": 80, "fid": 2.0}
+    record = json.loads((tmp_path / "best" / "best.json").read_text())
+    assert (record["images"], record["fid"]) == (80, 2.0)
     assert checkpoint.restore(kept := new_match(), tmp_path)
     assert kept.images == 64
 

@@ -85,8 +85,8 @@ def load_extractor(kind: ExtractorKind, inception_weights: str, prepared: Path, 
     if not (prepared / classifier.WEIGHTS_FILE).exists():
         raise UserError(
             f"{prepared}: holds no classifier ({classifier.WEIGHTS_FILE}), because the data set has no labels or fewer "
-            "than two classes; set evaluate.extractor: inception, and for FIDs while training train.fid_extractor: "
-            "inception"
+            "than two classes; set evaluate.extractor: inception, and train.fid_extractor: inception or, with "
+            "evaluate.checkpoint: last, train.fid_every_images: 0"
         )
     trained, digest = classifier.load_classifier(prepared)
     trained.to(device)

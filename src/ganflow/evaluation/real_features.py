@@ -27,7 +27,7 @@ _FEATURES = "features.npy"
 _KEY = "key.json"
 _READ_AT_ONCE = 1000
 _ITEM = 4  # bytes of a float32
-_CODE = ("classifier.py", "inception.py", "extractor.py", "real_features.py")
+_CODE = ("classifier.py", "inception.py", "extractor.py", "statistics.py", "real_features.py")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +40,8 @@ class Key:
     count: int
     """How many: the first of the split."""
     resize: str
+    device: str
+    """Kind of processor: another one rounds in another way."""
     code: str
     """Digest of the code that makes them, with torch's version."""
 
@@ -106,6 +108,7 @@ def key_of(packed: PackedData, split: Split, count: int, extractor: Extractor) -
         split=split,
         count=count,
         resize=extractor.resize,
+        device=extractor.device.type,
         code=code.hexdigest(),
     )
 

@@ -34,12 +34,10 @@ from ganflow.progress import counted, progress
 REALS: Final[Split] = "test"
 COMPARED: Final = 10_000
 """Most pictures of each kind that are compared one by one."""
-SEARCHED: Final = 50_000
-"""Most training pictures among which copied ones are looked for."""
 
 Metrics = dict[str, float | None]
 
-# Of these, real pictures get the least that can be had; of the others the most.
+# Good when low, so that training pictures give their floor.
 _LOW_IS_GOOD = ("fid", "kid", "modes_kl")
 
 
@@ -100,11 +98,13 @@ class Judge:
     """Folder of the features of real pictures."""
     n: int
     batch_size: int
+    searched: int
+    """Most training pictures among which copies are looked for."""
 
     @property
-    def searched(self) -> int:
-        """Number of training pictures among which copies are looked for."""
-        return max(self.n, min(SEARCHED, self.packed.card.splits["train"].count))
+    def _searched(self) -> int:
+        """Number of them: at least as many as are compared, whose features are there anyway."""
+        return max(self.n, min(self.searched, self.packed.card.splits["train"].count))
 
     @property
     def protocol(self) -> Protocol:
@@ -118,7 +118,7 @@ class Judge:
             reals=self.n,
             fakes=self.n,
             compared=min(self.n, COMPARED),
-            searched=self.searched,
+            searched=self._searched,
             data_digest=self.packed.card.digest,
             code_version=__version__,
         )
@@ -126,9 +126,10 @@ class Judge:
     def score(self, pictures: Pictures, untrained: Pictures) -> Scores:
         """Score pictures, with what training pictures get at this number of them, and those of an untrained generator.
 
-        `<metric>_floor` and `<metric>_ceiling` are the two, by which is lower. Raises UserError.
+        `<metric>_floor` and `<metric>_ceiling` are the two: of metrics that are good when low, training pictures give
+        the floor, of the others the ceiling. Raises UserError.
         """
-        splits = self._kept_features((REALS, self.n), ("train", self.searched))
+        splits = self._kept_features((REALS, self.n), ("train", self._searched))
         with progress(2 * self.n, "features", " pictures") as bar:
             generated, bad = (self._collected(x.batches(self.n, self.batch_size), bar) for x in (pictures, untrained))
         with progress(5, "scores", " steps") as bar:
@@ -228,7 +229,7 @@ def _compared(of: _Collected, real: _Collected, manifold: Manifold | None, bar: 
 
 
 def _between_ends(of: Metrics, good: Metrics, bad: Metrics) -> Metrics:
-    """Put beside each metric what training pictures and an untrained generator get: the lower is its floor."""
+    """Put what training pictures and an untrained generator get beside each metric, by which should be lower."""
     metrics: Metrics = {}
     for name, value in of.items():
         metrics[name] = value

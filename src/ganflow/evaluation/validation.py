@@ -4,8 +4,6 @@ It chooses between checkpoints of one training. The validation split is small, a
 by it than it is: the reported numbers come from the test split.
 """
 
-from collections.abc import Callable
-
 from torch import nn
 
 from ganflow.data.packed import PackedData
@@ -18,25 +16,36 @@ from ganflow.models.game import Game
 _SEED = 2  # other latents than those of the evaluation
 _MOST_REALS = 10_000
 _LEAST_FAKES = 1_000  # a small validation split is no reason for noise on the other side too
-_BATCH_SIZE = 250
+_BATCH_SIZE = 100
 
 
-def validation_fid(packed: PackedData, extractor: Extractor) -> Callable[[Game, nn.Module], float]:
-    """Make what gives the FID of a generator of `game`, from the same latents every time.
+class ValidationFid:
+    """Gives the FID of generators, from the same latents every time."""
 
-    Raises UserError where the validation split has fewer than two pictures; what it gives raises BrokenGeneratorError.
-    """
-    images = packed.images("validation")[:_MOST_REALS]
-    if len(images) < 2:
-        raise UserError(
-            f"train.fid_every_images: FID needs two validation pictures at least, not {len(images)}; raise "
-            "data.validation_fraction, or set train.fid_every_images: 0"
-        )
-    reals = feature_moments(real_batches(images, _BATCH_SIZE), extractor)
-    fakes = max(len(images), _LEAST_FAKES)
+    def __init__(self, packed: PackedData, extractor: Extractor) -> None:
+        """Raises UserError where the validation split has fewer than two pictures."""
+        images = packed.images("validation")[:_MOST_REALS]
+        if len(images) < 2:
+            raise UserError(
+                f"train.fid_every_images: FID needs two validation pictures at least, not {len(images)}; raise "
+                "data.validation_fraction, or set train.fid_every_images: 0"
+            )
+        self.reals, self.fakes = len(images), max(len(images), _LEAST_FAKES)
+        self._extractor = extractor
+        self._moments = feature_moments(real_batches(images, _BATCH_SIZE), extractor)
 
-    def score(game: Game, generator: nn.Module) -> float:
-        generated = generate(game, fakes, _BATCH_SIZE, _SEED, generator)
-        return distance(feature_moments(generated, extractor), reals)
+    @property
+    def protocol(self) -> dict[str, str | int]:
+        """Say how it is measured; FIDs under different ones are not compared."""
+        return {
+            "extractor": self._extractor.name,
+            "extractor_digest": self._extractor.digest,
+            "split": "validation",
+            "reals": self.reals,
+            "fakes": self.fakes,
+        }
 
-    return score
+    def of(self, game: Game, generator: nn.Module) -> float:
+        """Give the FID of a generator of `game`, such as the average of its own. Raises BrokenGeneratorError."""
+        generated = generate(game, self.fakes, _BATCH_SIZE, _SEED, generator)
+        return distance(feature_moments(generated, self._extractor), self._moments)

@@ -22,7 +22,7 @@ from ganflow.evaluation.extractor import load_extractor, load_labeller
 from ganflow.evaluation.folder import FolderPictures
 from ganflow.evaluation.sampling import Generated, Pictures, generate, real_batches
 from ganflow.evaluation.scores import REALS, Judge, Pair, count_images
-from ganflow.models.game import Game
+from ganflow.models.game import FamilyParams, Game
 from ganflow.params import Params
 from ganflow.progress import counted, progress
 from ganflow.tracking.evaluations import (
@@ -32,7 +32,7 @@ from ganflow.tracking.evaluations import (
     log_evaluation,
     log_folder,
 )
-from ganflow.tracking.runs import write_run
+from ganflow.tracking.runs import RUN_FILE, write_run
 from ganflow.tracking.store import connect
 from ganflow.training.device import pick_device
 from ganflow.training.weights import GENERATORS, folder_of, load_game, read_origin, weights_digest
@@ -77,23 +77,29 @@ def measure(params: Params, prepared: Path, trained: Path, out: Path, states: Pa
     packed = PackedData(prepared)
     weights = folder_of(trained, params.evaluate.checkpoint)
     averaged, live = load_game(weights, "ema", device), load_game(weights, "live", device)
+    origin = read_origin(weights / GENERATORS["ema"])
     generated = Generated(averaged, FAKES_SEED)
     _require_like(generated.take(range(1)), packed, weights)
     judge = judge_of(params, packed, device, count_images(packed, params.evaluate.images), states)
 
-    sheet = _score(judge, generated, params, device)
+    sheet = _score(judge, generated, origin.params.model, device)
     metrics = {
         **sheet.metrics,
         **_discriminator_metrics(_discriminator(judge, live, device)),
-        **_recent(trained),
+        **_recent(trained, origin.images),
         "images": judge.n,
     }
     measured = {
         "checkpoint": params.evaluate.checkpoint,
-        "images": read_origin(weights / GENERATORS["ema"]).images,
+        "images": origin.images,
         "weights_digest": weights_digest(weights / GENERATORS["ema"]),
     }
-    source = {"source": "generator", "quantisation": _QUANTISATION, "seed": FAKES_SEED}
+    source = {
+        "source": "generator",
+        "quantisation": _QUANTISATION,
+        "seed": FAKES_SEED,
+        "untrained": origin.params.model.family,
+    }
     _write(out, judge, sheet, metrics, {PROTOCOL_FILE: {**judge.protocol.to_dict(), **source}, MEASURED_FILE: measured})
     return metrics
 
@@ -109,12 +115,21 @@ def evaluate_folder(params: Params, prepared: Path, folder: Path, out: Path, sta
     device = pick_device(params.train.device)
     n = count_images(packed, min(params.evaluate.images, len(pictures)))
     judge = judge_of(params, packed, device, n, states)
-    sheet = _score(judge, pictures, params, device)
+    if (possible := count_images(packed, params.evaluate.images)) > n:
+        _log.warning(
+            "caution: %s has %d pictures; models are measured with %d, and FIDs of other numbers of pictures are not "
+            "comparable",
+            folder,
+            n,
+            possible,
+        )
+    sheet = _score(judge, pictures, params.model, device)
     metrics = {**sheet.metrics, **_discriminator_metrics(None), "images": n}
     source = {
         "source": f"folder {folder.resolve().name}",
         "pictures": len(pictures),
         "digest_of_pictures": pictures.digest,
+        "untrained": params.model.family,
     }
     _write(out, judge, sheet, metrics, {PROTOCOL_FILE: {**judge.protocol.to_dict(), **source}})
     write_run(out, log_folder(params, packed.card, folder.resolve().name, out))
@@ -140,6 +155,7 @@ def judge_of(params: Params, packed: PackedData, device: torch.device, n: int, s
         extractor=load_extractor(evaluate.extractor, evaluate.inception_weights, packed.folder, device),
         labeller=load_labeller(packed.folder, device),
         kept=states / "features",
+        searched=evaluate.searched_images,
         n=n,
         batch_size=evaluate.batch_size,
     )
@@ -148,17 +164,17 @@ def judge_of(params: Params, packed: PackedData, device: torch.device, n: int, s
     return judge
 
 
-def _score(judge: Judge, pictures: Pictures, params: Params, device: torch.device) -> _Sheet:
-    scores = judge.score(pictures, Generated(_untrained(params, judge.packed, device), FAKES_SEED))
+def _score(judge: Judge, pictures: Pictures, model: FamilyParams, device: torch.device) -> _Sheet:
+    scores = judge.score(pictures, Generated(_untrained(model, judge.packed, device), FAKES_SEED))
     nearest = scores.nearest[:_PAIRS]
     samples = pictures.take(range(min(judge.n, _SIDE**2))).cpu()
     return _Sheet(scores.metrics, samples, _pairs(pictures, nearest, judge.packed))
 
 
-def _untrained(params: Params, packed: PackedData, device: torch.device) -> Game:
+def _untrained(model: FamilyParams, packed: PackedData, device: torch.device) -> Game:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(FAKES_SEED)
-        return params.model.build(packed.card.channels, packed.card.resolution).to(device)
+        return model.build(packed.card.channels, packed.card.resolution).to(device)
 
 
 def _discriminator(judge: Judge, live: Game, device: torch.device) -> DiscriminatorScores:
@@ -192,15 +208,15 @@ def _discriminator_metrics(scores: DiscriminatorScores | None) -> dict[str, floa
     return metrics
 
 
-def _recent(trained: Path) -> dict[str, float]:
-    """Average the accuracy on training batches over the last ticks: it swings, and the end may be one extreme."""
+def _recent(trained: Path, images: int) -> dict[str, float]:
+    """Average the accuracy on training batches over the ticks up to `images`: it swings, and one may be extreme."""
     try:
         with (trained / "history.csv").open(newline="", encoding="utf-8") as file:
-            values = [row["batch_accuracy"] for row in csv.DictReader(file) if row.get("batch_accuracy")]
-        recent = [float(value) for value in values[-_RECENT_TICKS:]]
+            rows = [row for row in csv.DictReader(file) if row.get("batch_accuracy") and int(row["images"]) <= images]
+        recent = [float(row["batch_accuracy"]) for row in rows[-_RECENT_TICKS:]]
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{trained / 'history.csv'}: is not a history of ganflow ({error}); train again") from None
     return {"discriminator_batch_accuracy_recent": fmean(recent)} if recent else {}
 
@@ -227,7 +243,8 @@ def _write(
             for name, content in records.items():
                 (staging / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             # It says whose the other numbers are: the first to go, and the last to come.
-            (out / MEASURED_FILE).unlink(missing_ok=True)
+            for name in (MEASURED_FILE, RUN_FILE):
+                (out / name).unlink(missing_ok=True)
             for path in sorted(staging.iterdir(), key=lambda path: path.name == MEASURED_FILE):
                 path.replace(out / path.name)
     except OSError as error:

@@ -40,8 +40,8 @@ def prepare(params: Params, out: Path) -> DataCard:
             train_classifier(PackedData(staging), data.seed, staging)
         else:
             _log.warning(
-                "%s has fewer than two classes, so no classifier was trained on it: FID needs "
-                "evaluate.extractor: inception",
+                "%s has fewer than two classes, so no classifier was trained on it: FID needs evaluate.extractor: "
+                "inception, and on the way train.fid_extractor: inception, or train.fid_every_images: 0",
                 card.name,
             )
     return card

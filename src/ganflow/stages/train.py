@@ -18,12 +18,12 @@ from ganflow.data.batches import Batches
 from ganflow.data.packed import PackedData
 from ganflow.evaluation.extractor import load_extractor
 from ganflow.evaluation.sampling import BrokenGeneratorError
-from ganflow.evaluation.validation import validation_fid
+from ganflow.evaluation.validation import ValidationFid
 from ganflow.params import Params
 from ganflow.tracking.delivery import Sender
 from ganflow.tracking.runs import resume_run
 from ganflow.training import checkpoint, loop
-from ganflow.training.best import Best
+from ganflow.training.best import VALUES, Best
 from ganflow.training.device import pick_device
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
@@ -65,7 +65,10 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
                     journal.add_status(match.images, "KILLED" if stopped else "FAILED")
                     raise
                 _fill(out, match, origin(match.images), best)
-                journal.write_history(out / "history.csv")
+                # Two files: plots take a value that is missing in a row for zero.
+                journal.write_history(out / "history.csv", lambda name: name not in VALUES)
+                if best is not None:
+                    journal.write_history(out / "fid.csv", lambda name: name in VALUES)
                 shutil.copytree(state / "samples", out / "samples")
                 journal.add_status(match.images, "FINISHED")
                 unsent = sender.close()
@@ -105,15 +108,25 @@ def _best(
     if not every:
         return None
     extractor = load_extractor(params.train.fid_extractor, params.evaluate.inception_weights, packed.folder, device)
-    fid = validation_fid(packed, extractor)
+    fid = ValidationFid(packed, extractor)
+    if (few := min(fid.reals, fid.fakes)) <= extractor.dim:
+        _log.warning(
+            "caution: %d validation pictures are too few for %d features: train/validation_fid is biased, and compares "
+            "checkpoints of this training alone",
+            few,
+            extractor.dim,
+        )
 
     def score(match: Match) -> float:
         try:
-            return fid(match.game, match.average.network)
+            return fid.of(match.game, match.average.network)
         except BrokenGeneratorError:
             return math.nan
 
-    return Best(state, score, lambda match, folder: _save_networks(match, origin(match.images), folder), every)
+    def save(match: Match, folder: Path) -> None:
+        _save_networks(match, origin(match.images), folder)
+
+    return Best(state, score, save, every=every, protocol=fid.protocol)
 
 
 def _fill(out: Path, match: Match, origin: Origin, best: Best | None) -> None:

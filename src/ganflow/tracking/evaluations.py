@@ -76,7 +76,7 @@ def log_folder(params: Params, card: DataCard, name: str, evaluated: Path) -> Ru
     digest = str(_read_json(evaluated / PROTOCOL_FILE)["digest_of_pictures"])
     with explained(client.tracking_uri):
         tree = dump(params)
-        asked = flat({section: tree[section] for section in ("data", "evaluate")})
+        asked = flat({section: tree[section] for section in ("data", "model", "evaluate")})  # the model: its ceiling
         experiment = experiment_id(client, params.tracking.experiment)
         for run in _search(client, experiment, f"tags.`{TAG_PICTURES}` = '{digest}'"):
             if run.data.params == asked:
@@ -211,7 +211,10 @@ def _read_json(path: Path) -> dict[str, Any]:
 def _restore_history(client: MlflowClient, run_id: str, trained: Path) -> None:
     now = _now()
     metrics = [
-        Metric(f"train/{name}", value, now, images) for images, values in _history(trained) for name, value in values
+        Metric(f"train/{name}", value, now, images)
+        for file in ("history.csv", "fid.csv")
+        for images, values in _history(trained / file)
+        for name, value in values
     ]
     for batch in chunks(metrics, LARGEST_BATCH):
         client.log_batch(run_id, metrics=batch)
@@ -220,9 +223,8 @@ def _restore_history(client: MlflowClient, run_id: str, trained: Path) -> None:
             log_sample(client, run_id, picture, int(picture.stem), now)
 
 
-def _history(trained: Path) -> list[tuple[int, list[tuple[str, float]]]]:
-    """Read history.csv: the image count of each tick, and the values that it has."""
-    path = trained / "history.csv"
+def _history(path: Path) -> list[tuple[int, list[tuple[str, float]]]]:
+    """Read the curves that a training left: image counts, and the values that each has."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

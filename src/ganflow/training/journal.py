@@ -7,7 +7,7 @@ with the time in milliseconds since 1970. A line without its newline was torn by
 import csv
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,14 +50,20 @@ class Journal:
             with self.path.open(encoding="utf-8") as file:
                 yield from map(json.loads, file)
 
-    def write_history(self, path: Path) -> None:
-        """Write the ticks as CSV: the column `images`, then one per value, without the group's prefix."""
-        ticks = [line for line in self.lines() if "values" in line]
-        names = list(dict.fromkeys(name for line in ticks for name in line["values"]))
+    def write_history(self, path: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
+        """Write values as CSV: the column `images`, then one per wanted value, without the group's prefix.
+
+        Where none of them has a value there is no row.
+        """
+        rows = []
+        for line in self.lines():
+            values = {name.rpartition("/")[2]: value for name, value in line.get("values", {}).items()}
+            rows.append((line["images"], {name: value for name, value in values.items() if wanted(name)}))
+        names = list(dict.fromkeys(name for _, values in rows for name in values))
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(["images", *(name.rpartition("/")[2] for name in names)])
-            writer.writerows([line["images"], *(line["values"].get(name) for name in names)] for line in ticks)
+            writer.writerow(["images", *names])
+            writer.writerows([images, *(values.get(name) for name in names)] for images, values in rows if values)
 
     def _append_new(self, kind: str, images: int, content: Any) -> None:
         if images > self._last[kind]:

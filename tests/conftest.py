@@ -6,9 +6,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from servers import MlflowServer
 
 from ganflow.data.card import DataCard, SplitCard
+
+# A busy machine is no fault of the code.
+settings.register_profile("ganflow", deadline=None)
+settings.load_profile("ganflow")
 
 # Two workers share two cores; torch's threads would wait for each other. Read when torch is first imported.
 os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -71,7 +71,7 @@ def _shown(of: Mapping[str, Any]) -> str:
     """Write mean ± deviation, to two digits of the deviation."""
     mean, deviation = of["mean"], of["deviation"]
     if not deviation:
-        return f"{mean:.4g}"
+        return f"{mean:.0f}" if float(mean).is_integer() else f"{mean:.4g}"
     digits = max(0, 1 - math.floor(math.log10(deviation)))
     return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
 

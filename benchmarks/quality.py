@@ -9,7 +9,6 @@ benchmarks/results/quality.json; --tables prints it as Markdown, as docs/evaluat
 
 import argparse
 import json
-import math
 import os
 import shutil
 import subprocess
@@ -20,6 +19,8 @@ from statistics import fmean, stdev
 from typing import Any
 
 from machine import describe
+
+from ganflow.tracking.summary import round_together
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "quality.json"
@@ -68,12 +69,8 @@ def tables(results: Mapping[str, Any]) -> str:
 
 
 def _shown(of: Mapping[str, Any]) -> str:
-    """Write mean ± deviation, to two digits of the deviation."""
-    mean, deviation = of["mean"], of["deviation"]
-    if not deviation:
-        return f"{mean:.0f}" if float(mean).is_integer() else f"{mean:.4g}"
-    digits = max(0, 1 - math.floor(math.log10(deviation)))
-    return f"{mean:.{digits}f} ± {deviation:.{digits}f}"
+    mean, deviation = round_together(of["mean"], of["deviation"])
+    return f"{mean} ± {deviation}" if of["deviation"] else mean
 
 
 def _plain(of: Mapping[str, Any] | None) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from pixel_fid import fid, quarters
 from torch import Tensor
 
 from ganflow import __version__
@@ -57,7 +58,7 @@ def judge(packed: PackedData, pixel_extractor: Extractor, tmp_path: Path) -> Jud
         kept=tmp_path / "kept",
         n=N,
         batch_size=16,
-        searched=50_000,
+        most_searched=50_000,
     )
 
 
@@ -69,19 +70,6 @@ def likenesses(packed: PackedData) -> Shown:
     """Test pictures, each darker or brighter than it was: neither good nor bad."""
     shift = np.random.default_rng(3).integers(-20, 21, (40, 1, 1, 1))
     return Shown((packed.images("test") + shift).clip(0, 255).astype(np.uint8))
-
-
-def quarters(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """The features of the extractor, by numpy: the mean of each quarter, in [-1, 1]."""
-    parts = np.asarray(images, dtype=float).reshape(-1, 2, 4, 2, 4)
-    return (parts.mean((2, 4)) / 127.5 - 1).reshape(-1, 4)
-
-
-def fid(first: NDArray[np.float64], second: NDArray[np.float64]) -> float:
-    gap = ((first.mean(0) - second.mean(0)) ** 2).sum()
-    covariances = [np.cov(x, rowvar=False) for x in (first, second)]
-    overlap = np.sqrt(np.maximum(np.linalg.eigvals(covariances[0] @ covariances[1]).real, 0)).sum()
-    return float(gap + np.trace(covariances[0]) + np.trace(covariances[1]) - 2 * overlap)
 
 
 def inception_score(images: NDArray[np.uint8]) -> float:
@@ -308,7 +296,7 @@ def test_only_the_first_are_compared_one_by_one(
 
 @pytest.mark.parametrize(("most", "searched"), [(10, N), (35, 35), (60, 60), (50_000, 60)])
 def test_copies_are_looked_for_among_the_first(most: int, searched: int, judge: Judge, packed: PackedData) -> None:
-    judge = replace(judge, searched=most)
+    judge = replace(judge, most_searched=most)
     backwards = Shown(packed.images("train")[::-1])
 
     nearest = judge.score(backwards, noise()).nearest
@@ -333,18 +321,9 @@ def test_n_is_what_both_splits_have(tmp_path: Path, write_packed: Callable[..., 
 
 
 def test_without_labels_there_are_no_modes(
-    tmp_path: Path, write_packed: Callable[..., PackedData], pixel_extractor: Extractor
+    tmp_path: Path, write_packed: Callable[..., PackedData], judge: Judge
 ) -> None:
-    packed = write_packed(tmp_path, classes=None)
-    judge = Judge(
-        packed=packed,
-        extractor=pixel_extractor,
-        labeller=None,
-        kept=tmp_path / "kept",
-        n=N,
-        batch_size=16,
-        searched=50_000,
-    )
+    judge = replace(judge, packed=write_packed(tmp_path, classes=None), labeller=None)
 
     metrics = judge.score(noise(), noise(2)).metrics
 

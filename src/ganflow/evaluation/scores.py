@@ -98,13 +98,13 @@ class Judge:
     """Folder of the features of real pictures."""
     n: int
     batch_size: int
-    searched: int
+    most_searched: int
     """Most training pictures among which copies are looked for."""
 
     @property
-    def _searched(self) -> int:
-        """Number of them: at least as many as are compared, whose features are there anyway."""
-        return max(self.n, min(self.searched, self.packed.card.splits["train"].count))
+    def searched(self) -> int:
+        """Number of them: at least `n`, whose features are there anyway."""
+        return max(self.n, min(self.most_searched, self.packed.card.splits["train"].count))
 
     @property
     def protocol(self) -> Protocol:
@@ -118,7 +118,7 @@ class Judge:
             reals=self.n,
             fakes=self.n,
             compared=min(self.n, COMPARED),
-            searched=self._searched,
+            searched=self.searched,
             data_digest=self.packed.card.digest,
             code_version=__version__,
         )
@@ -129,7 +129,7 @@ class Judge:
         `<metric>_floor` and `<metric>_ceiling` are the two: of metrics that are good when low, training pictures give
         the floor, of the others the ceiling. Raises UserError.
         """
-        splits = self._kept_features((REALS, self.n), ("train", self._searched))
+        splits = self._kept_features((REALS, self.n), ("train", self.searched))
         with progress(2 * self.n, "features", " pictures") as bar:
             generated, bad = (self._collected(x.batches(self.n, self.batch_size), bar) for x in (pictures, untrained))
         with progress(5, "scores", " steps") as bar:

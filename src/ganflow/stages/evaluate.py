@@ -155,7 +155,7 @@ def judge_of(params: Params, packed: PackedData, device: torch.device, n: int, s
         extractor=load_extractor(evaluate.extractor, evaluate.inception_weights, packed.folder, device),
         labeller=load_labeller(packed.folder, device),
         kept=states / "features",
-        searched=evaluate.searched_images,
+        most_searched=evaluate.searched_images,
         n=n,
         batch_size=evaluate.batch_size,
     )

@@ -19,6 +19,7 @@ import boto3
 import psycopg2
 import pytest
 import requests
+from botocore.exceptions import ClientError
 from manifests import Containers, Process, clean_environment, find, render
 from servers import postgres_binaries, unprivileged
 
@@ -251,6 +252,18 @@ def objects(deployed: Deployed) -> dict[str, bytes]:
     return {entry["Key"]: store.get_object(Bucket="mlflow", Key=entry["Key"])["Body"].read() for entry in listed}
 
 
+def objects_after_a_start(deployed: Deployed) -> dict[str, bytes]:
+    """Read all objects as soon as the store does: on a busy machine it answers before it has found its volumes."""
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            return objects(deployed)
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "InternalError" or time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+
+
 def log_run(deployed: Deployed, name: str) -> str:
     """Log a run with an artifact as the pipelines' account does, in a process of its own; give its id."""
     script = (
@@ -290,7 +303,7 @@ def test_a_restart_of_the_store_loses_nothing(deployed: Deployed, number: signal
     run = log_run(deployed, f"before-{number.name}")
     assert deployed.stop("seaweedfs", number) < 20  # well within the 30 s that Kubernetes gives
     deployed.start_store()
-    (content,) = (content for key, content in objects(deployed).items() if run in key)
+    (content,) = (content for key, content in objects_after_a_start(deployed).items() if run in key)
     assert content == f"before-{number.name}".encode()
     log_run(deployed, f"after-{number.name}")
 

@@ -60,6 +60,7 @@ NUMBERS = {
     "train.ema_half_life": Range(int, 1),
     "train.ema_ramp_up": Range(float, 0, 1, low_open=True),
     "train.translation": Range(int, 0, 64),
+    "train.cutout": Range(float, 0, 1, high_open=True),
     "train.tick_every_images": Range(int, 1),
     "train.sample_every_images": Range(int, 1),
     "train.checkpoint_every_images": Range(int, 1),
@@ -80,6 +81,7 @@ CHOICES: dict[str, set[Any]] = {
     "model.discriminator_norm": {"none", "batch"},
     "train.device": {"auto", "cpu", "cuda", "mps"},
     "train.fid_extractor": {"classifier", "inception"},
+    "train.precision": {"auto", "float32", "bf16"},
     "evaluate.checkpoint": {"last", "best"},
     "evaluate.extractor": {"classifier", "inception"},
 }
@@ -89,6 +91,7 @@ WRONG_TEXTS: dict[str, list[str]] = {
     "evaluate.inception_weights": [],
     "tracking.experiment": ["", "x" * 251],
 }
+SWITCHES = ("train.flip", "train.color")
 SECTIONS = ("data", "model", "train", "evaluate", "register", "tracking")
 
 
@@ -118,7 +121,7 @@ def junk(where: str) -> list[Any]:
 
 
 def broken_leaves() -> Iterator[tuple[str, Any]]:
-    for where in (*NUMBERS, *CHOICES, *WRONG_TEXTS, "train.flip"):
+    for where in (*NUMBERS, *CHOICES, *WRONG_TEXTS, *SWITCHES):
         for value in [*junk(where), *WRONG_TEXTS.get(where, ())]:
             yield where, value
         for number in NUMBERS[where].outside() if where in NUMBERS else ():
@@ -157,7 +160,7 @@ def test_defaults_need_the_family_alone() -> None:
 def test_the_committed_file_holds_every_common_leaf() -> None:
     leaves = {f"{name}.{leaf}" for name, section in DEFAULT.items() if isinstance(section, dict) for leaf in section}
     own = {"model.width", "model.discriminator_steps", "model.discriminator_norm"}
-    assert (leaves | {"seed"}) - own == {*NUMBERS, *CHOICES, *WRONG_TEXTS, "train.flip"} - own
+    assert (leaves | {"seed"}) - own == {*NUMBERS, *CHOICES, *WRONG_TEXTS, *SWITCHES} - own
 
 
 def test_the_best_checkpoint_needs_somebody_to_choose_it() -> None:

@@ -87,7 +87,13 @@ class TrainParams:
     translation: int = Field(default=0, ge=0, le=64)
     """Largest random shift of a picture in each direction, in pixels, shown to the discriminator alone."""
     flip: bool = False
-    """Mirror real pictures left to right at random."""
+    """Mirror pictures left to right at random, shown to the discriminator alone."""
+    color: bool = False
+    """Change brightness, saturation and contrast at random (DiffAugment, for small data), likewise."""
+    cutout: float = Field(default=0.0, ge=0.0, lt=1.0)
+    """Blank a square of this share of the side at a random place (DiffAugment, for small data), likewise."""
+    precision: Literal["auto", "float32", "bf16"] = "auto"
+    """What the networks compute in; auto takes bf16 where the processor or GPU has it."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     """Where to compute; auto takes CUDA, then MPS, then the CPU."""
     tick_every_images: int = Field(default=4_000, ge=1)

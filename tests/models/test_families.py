@@ -108,7 +108,7 @@ def test_the_discriminator_moves_first_and_as_often_as_asked(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_the_loss_changes_what_the_generator_descends_and_nothing_else(name: str) -> None:
     batch = pictures(8)
-    games = {loss: build(name, loss=loss) for loss in ("minimax", "non_saturating")}
+    games = {loss: build(name, loss=loss).eval() for loss in ("minimax", "non_saturating")}  # without dropout
     assert lost(games["minimax"], "generator", batch) < 0 < lost(games["non_saturating"], "generator", batch)
     of_discriminator = [lost(game, "discriminator", batch) for game in games.values()]
     assert of_discriminator[0] == of_discriminator[1]
@@ -306,3 +306,19 @@ def test_the_models_depend_on_torch_alone(forget: Callable[..., None]) -> None:
     ours = {module for module in sys.modules if module.startswith("ganflow.")}
     assert ours
     assert all(module.startswith("ganflow.models") for module in ours)
+
+
+@pytest.mark.parametrize("name", ["dcgan", "vanilla"])
+def test_the_generator_answers_for_the_pictures_that_the_discriminator_saw(name: str) -> None:
+    game = build(name, dropout=0.0)
+    made = []
+    game.generator.register_forward_hook(lambda _network, _inputs, output: made.append(output))
+    lost(game, "discriminator", pictures(4))
+    loss = player(game, "generator").play(pictures(4)).loss
+    assert len(made) == 1
+    expected = torch.nn.functional.softplus(-game.discriminator(made[0])).mean()
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
+    torch.autograd.backward(loss)
+    assert all(parameter.grad is not None for parameter in game.generator.parameters())
+    player(game, "generator").play(pictures(4))
+    assert len(made) == 2  # pictures serve one step of the generator, which then has moved

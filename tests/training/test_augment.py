@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ganflow.training.augment import flip, translate
+from ganflow.training.augment import cut_out, flip, recolor, translate
 
 
 @pytest.fixture(autouse=True)
@@ -94,3 +94,51 @@ def test_the_gradient_is_mirrored_too() -> None:
     assert torch.equal(columns[was_kept], torch.tensor([2.0, 0, 0]).expand(int(was_kept.sum()), 3))
     assert torch.equal(columns[~was_kept], torch.tensor([0, 0, 2.0]).expand(int((~was_kept).sum()), 3))
     assert 0 < was_kept.sum() < 20
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_recolor_is_brightness_then_saturation_then_contrast(channels: int) -> None:
+    images = torch.rand(5, channels, 6, 4) * 2 - 1
+    state = torch.get_rng_state()
+    changed = recolor(images).numpy()
+    torch.set_rng_state(state)
+    draws = torch.rand(3, 5).numpy()
+    for picture, result, (brightness, saturation, contrast) in zip(images.numpy(), changed, draws.T, strict=True):
+        expected = picture + (brightness - 0.5)
+        gray = expected.mean(axis=0)
+        expected = gray + 2 * saturation * (expected - gray)
+        middle = expected.mean()
+        expected = middle + (0.5 + contrast) * (expected - middle)
+        np.testing.assert_allclose(result, expected, atol=1e-6)
+
+
+def test_recolor_has_a_gradient() -> None:
+    images = torch.rand(2, 3, 2, 2, dtype=torch.float64, requires_grad=True)
+
+    def same_draw(pictures: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(1)
+        return recolor(pictures)
+
+    assert torch.autograd.gradcheck(same_draw, images)
+
+
+@pytest.mark.parametrize(("size", "share", "side"), [((8, 8), 0.5, 4), ((10, 10), 0.3, 3), ((6, 6), 0.01, 0)])
+def test_cut_out_blanks_one_square(size: tuple[int, int], share: float, side: int) -> None:
+    cut = cut_out(torch.ones(2000, 2, *size), share)
+    blank = cut == 0
+    assert torch.equal(blank[:, 0], blank[:, 1])
+    rows, columns = blank[:, 0].any(2), blank[:, 0].any(1)
+    assert torch.equal(blank[:, 0], rows[:, :, None] & columns[:, None, :])
+    lengths = rows.sum(1)
+    assert lengths.max() == side
+    for mask in (rows, columns):  # in one piece
+        edges = (mask[:, 1:] != mask[:, :-1]).sum(1)
+        assert (edges <= 2).all()
+    assert (cut[~blank] == 1).all()
+
+
+def test_every_pixel_is_cut_out_about_as_often() -> None:
+    # The centre is uniform over the picture: an inner pixel is covered by side of side + length centres.
+    share = (cut_out(torch.ones(20_000, 1, 8, 8), 0.5) == 0).float().mean(0)[0]
+    assert share[3:5, 3:5].mean() == pytest.approx((4 / 9) ** 2, rel=0.05)
+    assert share[0, 0] < share[3, 3]

@@ -1,4 +1,5 @@
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -41,7 +42,7 @@ class Toy(Game):
         super().__init__()
         self.generator, self.discriminator = Net(), Net()
         self.steps = discriminator_steps
-        self.turns: list[tuple[str, float, bool, bool]] = []
+        self.turns: list[tuple[str, float]] = []
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -52,8 +53,7 @@ class Toy(Game):
 
     def _turn(self, name: str) -> Any:
         def play(batch: Batch) -> Outcome:
-            moves = (self.discriminator.weight.requires_grad, self.generator.weight.requires_grad)
-            self.turns.append((name, batch.images[0].item(), *moves))
+            self.turns.append((name, batch.images[0].item()))
             weight = self.get_submodule(name).weight
             return Outcome(weight * 1.0, {f"{name}_saw": batch.images.mean()})
 
@@ -89,18 +89,41 @@ def test_players_alternate_and_take_the_batches_in_order() -> None:
     toy, match = make(3)
     match.play_round()
     match.play_round()
-    names, positions, discriminator_moves, generator_moves = zip(*toy.turns, strict=True)
+    names, positions = zip(*toy.turns, strict=True)
     assert names == ("discriminator", "discriminator", "discriminator", "generator") * 2
     assert positions == tuple(range(0, 64, 8))
-    assert discriminator_moves == tuple(name == "discriminator" for name in names)
-    assert generator_moves == tuple(name == "generator" for name in names)
+
+
+def test_a_turn_computes_gradients_of_its_own_network_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy, match = make()
+    together = Outcome(3 * toy.discriminator.weight + 5 * toy.generator.weight, {})
+    monkeypatch.setattr(Toy, "_turn", lambda self, name: lambda batch: together)
+    match.players = toy.players
+    seen = []
+    for player in match.players:
+        before = match.optimizers[player.name].step
+        others = [other.network for other in match.players if other is not player]
+        monkeypatch.setattr(
+            match.optimizers[player.name],
+            "step",
+            lambda before=before, own=player.network, others=others: (
+                seen.append((own.weight.grad.item(), [other.weight.grad for other in others])),
+                before(),
+            ),
+        )
+    monkeypatch.setattr(torch.autograd, "backward", partial(torch.autograd.backward, retain_graph=True))
+    match.play_round()
+    (discriminator, [untouched]), (generator, [earlier]) = seen
+    assert (discriminator, generator) == (3, 5)
+    assert untouched is None
+    assert earlier.item() == 3
 
 
 def test_a_round_after_a_restore_takes_the_batches_that_follow() -> None:
     toy, match = make(2)
     match.rounds = 5
     match.play_round()
-    assert [position for _, position, _, _ in toy.turns] == [120, 128, 136]
+    assert [position for _, position in toy.turns] == [120, 128, 136]
 
 
 def test_each_player_moves_with_its_own_learning_rate() -> None:
@@ -154,7 +177,7 @@ def test_a_loss_that_is_not_finite_is_dated_by_the_end_of_its_round() -> None:
     assert match.meter.read()[1] == 32
 
 
-@pytest.mark.parametrize("train", [{"translation": 2}, {"flip": True}])
+@pytest.mark.parametrize("train", [{"translation": 2}, {"flip": True}, {"color": True}, {"cutout": 0.5}])
 def test_only_a_discriminator_in_training_sees_moved_pictures(train: dict[str, Any]) -> None:
     toy, _ = make(**train)
     images = torch.rand(16, 1, 8, 8)
@@ -177,3 +200,26 @@ def test_networks_are_laid_out_with_the_channels_last_and_in_training() -> None:
     Match(toy, Numbered(8), TrainParams(batch_size=8), CPU)
     assert toy.generator.weight.is_contiguous(memory_format=torch.channels_last)
     assert toy.generator.training
+
+
+@pytest.mark.parametrize(("precision", "dtype"), [("bf16", torch.bfloat16), ("float32", torch.float32)])
+def test_networks_compute_in_the_precision_and_answer_in_float32(precision: Any, dtype: torch.dtype) -> None:
+    toy = Toy()
+    toy.generator = nn.Sequential(nn.Linear(4, 4), nn.Identity())
+    computed: list[torch.dtype] = []
+    toy.generator[1].register_forward_hook(lambda _, __, output: computed.append(output.dtype))
+    weight = toy.generator[0].weight
+
+    def play(batch: Batch) -> Outcome:
+        answer = toy.generator(torch.ones(2, 4))
+        computed.append(answer.dtype)
+        return Outcome(answer.sum(), {})
+
+    toy._turn = lambda name: play  # type: ignore[method-assign]
+    match = Match(toy, Numbered(8), TrainParams(batch_size=8, precision=precision), CPU)
+    match.players = match.players[1:]
+    match.play_round()
+    assert computed == [dtype, torch.float32]
+    assert weight.dtype == weight.grad.dtype == torch.float32
+    assert match.average.network(torch.ones(2, 4)).dtype == torch.float32
+    assert computed[2:] == [torch.float32]  # what looks at the average is not in a hurry

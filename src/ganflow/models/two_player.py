@@ -25,6 +25,7 @@ class TwoPlayerGame(Game):
         self.params = params
         self.generator = generator
         self.discriminator = discriminator
+        self._fakes: Tensor | None = None
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -40,13 +41,15 @@ class TwoPlayerGame(Game):
         return draw_noise(self.params.noise, n, self.params.latent_dim, device, rng)
 
     def _discriminator_turn(self, batch: Batch) -> Outcome:
-        with torch.no_grad():
-            fake_images = self.generator(self.draw_inputs(len(batch.images)))
-        real, fake = self.discriminator(batch.images), self.discriminator(fake_images)
+        self._fakes = self.generator(self.draw_inputs(len(batch.images)))
+        real, fake = self.discriminator(batch.images), self.discriminator(self._fakes.detach())
         right = (real > 0).float().mean() + (fake <= 0).float().mean()
         values = {"d_real": real.sigmoid().mean(), "d_fake": fake.sigmoid().mean(), "batch_accuracy": right / 2}
         return Outcome(discriminator_loss(real, fake), values)
 
     def _generator_turn(self, batch: Batch) -> Outcome:
-        fake = self.discriminator(self.generator(self.draw_inputs(len(batch.images))))
-        return Outcome(GENERATOR_LOSSES[self.params.loss](fake), {})
+        # The pictures of the discriminator's last step serve again, since the generator has not moved since.
+        fakes, self._fakes = self._fakes, None
+        if fakes is None or not fakes.requires_grad:
+            fakes = self.generator(self.draw_inputs(len(batch.images)))
+        return Outcome(GENERATOR_LOSSES[self.params.loss](self.discriminator(fakes)), {})

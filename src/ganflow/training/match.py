@@ -5,9 +5,10 @@ import torch
 from ganflow.data.batches import Batches
 from ganflow.models.game import Game, Player
 from ganflow.params import TrainParams
-from ganflow.training.augment import flip, translate
+from ganflow.training.augment import cut_out, flip, recolor, translate
 from ganflow.training.ema import MovingAverage, half_life
 from ganflow.training.meter import Meter
+from ganflow.training.precision import answer_in_float32, computing_in, pick_precision
 from ganflow.training.team import ALONE, Team
 
 
@@ -27,11 +28,14 @@ class Match:
         self.batches = batches
         self.params = params
         self.players = self.game.players
+        self.precision = pick_precision(params.precision, device)
         self.average = MovingAverage(self.game.generator)
         self.optimizers = {player.name: self._optimizer(player) for player in self.players}
         self.meter = Meter(device)
         self.rounds = 0
         self.game.discriminator.register_forward_pre_hook(self._augment)
+        for player in self.players:
+            answer_in_float32(player.network)
 
     @property
     def images(self) -> int:
@@ -48,13 +52,13 @@ class Match:
         turns = [player for player in self.players for _ in range(player.steps)]
         images = self.images + self.images_a_round
         for turn, player in enumerate(turns):
-            for other in self.players:
-                other.network.requires_grad_(other is player)
             batch = self.batches.batch((self.rounds * len(turns) + turn) * self.params.batch_size)
-            outcome = player.play(batch)
+            with computing_in(self.precision, self.device):
+                outcome = player.play(batch)
             optimizer = self.optimizers[player.name]
             optimizer.zero_grad()
-            torch.autograd.backward(outcome.loss)
+            # Only this player's gradients: nothing is computed for the weights that stay.
+            torch.autograd.backward(outcome.loss, inputs=list(player.network.parameters()))
             self.team.average_gradients(player.network)
             optimizer.step()
             self.meter.add(player.name, outcome, images)
@@ -73,4 +77,8 @@ class Match:
             images = translate(images, self.params.translation)
         if discriminator.training and self.params.flip:
             images = flip(images)
+        if discriminator.training and self.params.color:
+            images = recolor(images)
+        if discriminator.training and self.params.cutout:
+            images = cut_out(images, self.params.cutout)
         return (images,)

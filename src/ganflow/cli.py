@@ -54,7 +54,13 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    add("prepare", _prepare, f"pack the data set into {PREPARED}", with_params)
+    prepare = add("prepare", _prepare, f"pack the data set into {PREPARED}", with_params)
+    prepare.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="how many processes read and pack pictures (one a CPU, if they are many)",
+    )
     add("train", _train, f"train the two players; weights, history and samples go to {TRAINED}", with_params)
     measure = add("evaluate", _evaluate, f"measure FID and the discriminator's accuracy into {EVALUATED}", with_params)
     measure.add_argument(
@@ -98,7 +104,9 @@ def _prepare(options: argparse.Namespace) -> None:
     from ganflow import params
     from ganflow.stages.prepare import prepare
 
-    prepare(params.load(options.params, options.overrides), PREPARED)
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers {options.workers}: must be at least 1")
+    prepare(params.load(options.params, options.overrides), PREPARED, options.workers)
 
 
 def _train(options: argparse.Namespace) -> int:

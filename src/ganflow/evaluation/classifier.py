@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from ganflow.data.images import Images
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation.sampling import real_batches
@@ -168,16 +169,18 @@ def _block(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
-def _fit(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64], shown: int, seed: int) -> None:
+def _fit(network: Classifier, images: Images, labels: NDArray[np.int64], shown: int, seed: int) -> None:
     """Descend the cross-entropy over `shown` pictures, each shifted at random, in a one-cycle schedule."""
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, fused=True, weight_decay=_WEIGHT_DECAY)
     steps = -(-shown // _BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps)
+    taken = np.empty((_BATCH_SIZE, *images.shape[1:]), np.uint8)
     network.train()
     with tqdm(total=shown, desc="training the feature extractor", unit=" pictures", disable=None) as bar:
         for indices in _batches(len(labels), steps, rng):
-            pixels = torch.from_numpy(_shift(images[indices], rng))
+            images.take(indices, taken)
+            pixels = torch.from_numpy(_shift(taken, rng))
             loss = cross_entropy(network(pixels), torch.from_numpy(labels[indices]))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -187,7 +190,7 @@ def _fit(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int6
     network.eval()
 
 
-def _standardise(network: Classifier, images: NDArray[np.uint8]) -> None:
+def _standardise(network: Classifier, images: Images) -> None:
     """Set the scale of the features by their total variance over the pictures."""
     with torch.inference_mode():
         of = moments(network.features(batch) for batch in real_batches(images, 1000))
@@ -216,7 +219,7 @@ def _shift(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return shifted.transpose(0, 3, 1, 2)
 
 
-def _accuracy(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> float | None:
+def _accuracy(network: Classifier, images: Images, labels: NDArray[np.int64] | None) -> float | None:
     """Give the share of pictures whose class has the largest logit; None without any."""
     if labels is None or len(labels) == 0:
         return None

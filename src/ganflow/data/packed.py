@@ -1,5 +1,7 @@
 """A packed data set, opened from the folder that `prepare` wrote."""
 
+import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,24 @@ def shard_file(split: Split, number: int) -> str:
 def labels_file(split: Split) -> str:
     """Name the file of a split's labels."""
     return f"{split}_labels.npy"
+
+
+def file_sizes(card: DataCard) -> dict[str, int]:
+    """Give the size in bytes of each file of pictures or labels, by name."""
+    picture = (card.channels, card.resolution, card.resolution)
+    sizes = {}
+    for split in card.splits:
+        for number, count in enumerate(card.shards(split)):
+            sizes[shard_file(split, number)] = _size((count, *picture), np.dtype(np.uint8))
+        if card.classes is not None:
+            sizes[labels_file(split)] = _size((card.splits[split].count,), np.dtype(np.int64))
+    return sizes
+
+
+def _size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return header.tell() + math.prod(shape) * dtype.itemsize
 
 
 class PackedData:

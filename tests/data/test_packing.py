@@ -1,6 +1,8 @@
 import hashlib
 import json
+import os
 import shutil
+import signal
 import tracemalloc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -281,6 +283,15 @@ class TestWorkers:
                 run(ImageFolder(folder), tmp_path / "out", workers=workers)
         assert list((tmp_path / "out").iterdir()) == []
 
+    def test_a_process_that_is_killed_leaves_nothing(self, tmp_path: Path) -> None:
+        class Deadly(Endless):
+            def parts(self, split: Split) -> Iterator[MadePart]:
+                yield from (MadePart(0, 100), DeadlyPart(0, 100), MadePart(0, 100))
+
+        with pytest.raises(UserError, match="one of the 2 worker processes died"):
+            run(Deadly(300), tmp_path / "out", Format(3, 64), workers=2)
+        assert list((tmp_path / "out").iterdir()) == []
+
     def test_only_many_pictures_are_worth_other_processes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(packing, "available_workers", lambda: 7)
         assert packing._fitting(9_999) == 1
@@ -346,6 +357,13 @@ class MadePart:
         rng = np.random.default_rng(self.seed)
         for n in range(self.n):
             yield Picture(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), n % 2)
+
+
+@dataclass
+class DeadlyPart(MadePart):
+    def read(self) -> Iterator[Picture]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield from ()
 
 
 class Endless:

@@ -131,9 +131,15 @@ print(*sorted({"torch", "torchvision", "mlflow", "sklearn", "scipy", "pydantic"}
     assert done.stdout.strip() == ""
 
 
-def test_the_cpus_in_reach_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_cpus_in_reach_are_counted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    limit = tmp_path / "cpu.max"
+    monkeypatch.setattr(module, "_CPU_LIMIT", limit)
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {3, 5, 7}, raising=False)
     assert available_workers() == 3
+    for content, expected in (("max 100000\n", 3), ("200000 100000\n", 2), ("50000 100000\n", 1), ("800000 100000", 3)):
+        limit.write_text(content)
+        assert available_workers() == expected
+    limit.unlink()
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(64)))
     assert available_workers() == 16
     monkeypatch.delattr(os, "sched_getaffinity")

@@ -11,12 +11,14 @@ from functools import partial
 from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
+from pathlib import Path
 from threading import Thread
 from typing import Protocol, TypeVar
 
 from ganflow.errors import UserError
 
 _MOST = 16
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")  # microseconds that may be used in each period of so many
 _WAITING = 2  # parts a process that are worked on or wait for it
 
 T = TypeVar("T")
@@ -31,10 +33,19 @@ class InOrder(Protocol):
 
 
 def available_workers() -> int:
-    """Count the CPUs that this process may use, up to 16."""
+    """Count the CPUs that this process may use, up to 16; a container's limit counts, too."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
     cpus = len(affinity(0)) if affinity else os.cpu_count() or 1
-    return min(cpus, _MOST)
+    return max(1, min(cpus, _container_limit(), _MOST))
+
+
+def _container_limit() -> int:
+    """Give the CPUs that a container may keep busy, which are fewer than it sees; 16 without a limit."""
+    try:
+        quota, period = _CPU_LIMIT.read_text().split()
+        return int(quota) // int(period)
+    except (OSError, ValueError):  # no such file, or the quota "max"
+        return _MOST
 
 
 @contextmanager

@@ -79,6 +79,7 @@ def card() -> DataCard:
         channels=1,
         classes=None,
         splits={"train": split, "validation": split, "test": split},
+        pictures_a_shard=100,
         mean=[0.5],
         std=[0.5],
         digest="sha256:" + "0123456789abcdef" * 4,

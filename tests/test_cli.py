@@ -105,6 +105,11 @@ def test_overrides_reach_the_parameters(empty: Path, capsys: pytest.CaptureFixtu
     )
 
 
+@pytest.mark.parametrize("number", ["0", "-3"])
+def test_no_workers(empty: Path, capsys: pytest.CaptureFixture[str], number: str) -> None:
+    assert told(["prepare", "--workers", number], capsys) == f"ganflow: --workers {number}: must be at least 1\n"
+
+
 def test_ctrl_c(empty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def interrupted(_: object) -> None:
         raise KeyboardInterrupt

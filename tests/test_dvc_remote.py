@@ -24,6 +24,7 @@ CARD = DataCard(
         "validation": SplitCard(1, None),
         "test": SplitCard(2, None),
     },
+    pictures_a_shard=100,
     mean=[0.1],
     std=[0.30000000000000004],
     digest="sha256:00",
@@ -54,7 +55,7 @@ def origin(tmp_path: Path) -> Path:
     folder = tmp_path / "origin" / "prepare"
     folder.mkdir(parents=True)
     CARD.save(folder / "card.json")
-    (folder / "train_images.npy").write_bytes(bytes(range(256)) * 40)
+    (folder / "train_images-00000.npy").write_bytes(bytes(range(256)) * 40)
     (folder / "nested").mkdir()
     (folder / "nested" / "empty").touch()
     return folder
@@ -119,7 +120,7 @@ def test_a_place_that_is_not_there_yet_is_made(push: Push, origin: Path, tmp_pat
 def test_of_several_versions_the_one_that_is_named(push: Push, origin: Path, out: Path, tmp_path: Path) -> None:
     remote = str(tmp_path / "remote")
     first, before = push(remote), contents(origin)
-    (origin / "train_images.npy").write_bytes(b"other pictures")
+    (origin / "train_images-00000.npy").write_bytes(b"other pictures")
     second = push(remote)
     pull(remote, first, out)
     assert contents(out) == before

@@ -285,6 +285,7 @@ def test_a_data_card_in_markdown() -> None:
         channels=3,
         classes=["round", "square | flat"],
         splits={"train": SplitCard(6, None), "validation": SplitCard(1, None), "test": SplitCard(2, None)},
+        pictures_a_shard=100,
         mean=[0.1],
         std=[0.3],
         digest="sha256:00",

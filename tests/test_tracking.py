@@ -121,10 +121,6 @@ def test_absolute_database_and_servers_stay_as_they_are(repository: Path, monkey
         assert store.tracking_uri() == uri
 
 
-def test_public_takes_credentials_out() -> None:
-    assert store.public("at http://me:s3cret@host:5000/x and ftp://a/b") == "at http://host:5000/x and ftp://a/b"
-
-
 def test_artifacts_of_a_local_store_lie_at_home_wherever_it_is_used(
     repository: Path, params: Params, card: DataCard, monkeypatch: pytest.MonkeyPatch
 ) -> None:

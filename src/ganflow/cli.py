@@ -46,6 +46,10 @@ def _parser() -> argparse.ArgumentParser:
     params_file = argparse.ArgumentParser(add_help=False)
     params_file.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help="params.yaml")
     with_params = argparse.ArgumentParser(add_help=False, parents=[overrides, params_file])
+    with_data = argparse.ArgumentParser(add_help=False, parents=[with_params])
+    with_data.add_argument(
+        "--prepared", default=str(PREPARED), metavar="PLACE", help=f"prepared data, a folder or a URL ({PREPARED})"
+    )
 
     def add(
         name: str, command: Callable[[argparse.Namespace], int | None], text: str, *parents: argparse.ArgumentParser
@@ -54,14 +58,20 @@ def _parser() -> argparse.ArgumentParser:
         added.set_defaults(command=command)
         return added
 
-    add("prepare", _prepare, f"pack the data set into {PREPARED}", with_params)
-    add("train", _train, f"train the two players; weights, history and samples go to {TRAINED}", with_params)
-    measure = add("evaluate", _evaluate, f"measure FID and the discriminator's accuracy into {EVALUATED}", with_params)
+    prepare = add("prepare", _prepare, f"pack the data set into {PREPARED}", with_params)
+    prepare.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="how many processes read and pack pictures (one a CPU, if they are many)",
+    )
+    add("train", _train, f"train the two players; weights, history and samples go to {TRAINED}", with_data)
+    measure = add("evaluate", _evaluate, f"measure FID and the discriminator's accuracy into {EVALUATED}", with_data)
     measure.add_argument(
         "--images", type=Path, metavar="FOLDER", help="measure the pictures in a folder instead, made by anything"
     )
     measure.add_argument("--out", type=Path, metavar="FOLDER", help=f"with --images: {SCORED}/NAME")
-    add("register", _register, "put the model through the quality gate and into the registry", with_params)
+    add("register", _register, "put the model through the quality gate and into the registry", with_data)
 
     sample = add("sample", _sample, "generate pictures from the trained weights or a registered model", with_params)
     sample.add_argument("--model", metavar="URI", help="a registered model, as in models:/digits-16px@champion")
@@ -98,17 +108,21 @@ def _prepare(options: argparse.Namespace) -> None:
     from ganflow import params
     from ganflow.stages.prepare import prepare
 
-    prepare(params.load(options.params, options.overrides), PREPARED)
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"--workers {options.workers}: must be at least 1")
+    prepare(params.load(options.params, options.overrides), PREPARED, options.workers)
 
 
 def _train(options: argparse.Namespace) -> int:
     from ganflow import params
     from ganflow.home import state_folder
+    from ganflow.stages.prepared import prepared_folder
     from ganflow.stages.train import train
     from ganflow.training.loop import DivergedError, InterruptedTraining
 
     try:
-        train(params.load(options.params, options.overrides), PREPARED, TRAINED, state_folder())
+        parsed, states = params.load(options.params, options.overrides), state_folder()
+        train(parsed, prepared_folder(options.prepared, states), TRAINED, states)
     except (InterruptedTraining, DivergedError) as error:
         print(f"ganflow: {error}", file=sys.stderr)
         return 1 if isinstance(error, DivergedError) else _INTERRUPTED
@@ -119,15 +133,16 @@ def _evaluate(options: argparse.Namespace) -> None:
     from ganflow import params
     from ganflow.home import state_folder
     from ganflow.stages.evaluate import evaluate, evaluate_folder
+    from ganflow.stages.prepared import prepared_folder
 
-    parsed = params.load(options.params, options.overrides)
+    parsed, states = params.load(options.params, options.overrides), state_folder()
     if options.images is None:
         if options.out is not None:
             raise UserError(f"--out: goes with --images alone; without it, {EVALUATED} is written")
-        evaluate(parsed, PREPARED, TRAINED, EVALUATED, state_folder())
+        evaluate(parsed, prepared_folder(options.prepared, states), TRAINED, EVALUATED, states)
     else:
         out = options.out or SCORED / options.images.resolve().name
-        metrics = evaluate_folder(parsed, PREPARED, options.images, out, state_folder())
+        metrics = evaluate_folder(parsed, prepared_folder(options.prepared, states), options.images, out, states)
         for name, value in metrics.items():
             if value is not None:  # no discriminator comes with pictures
                 print(f"{name:24} {value:.6g}")
@@ -136,10 +151,11 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _register(options: argparse.Namespace) -> None:
     from ganflow import params
     from ganflow.home import state_folder
+    from ganflow.stages.prepared import prepared_folder
     from ganflow.stages.register import register
 
-    parsed = params.load(options.params, options.overrides)
-    register(parsed, PREPARED, TRAINED, EVALUATED, REGISTERED, state_folder())
+    parsed, states = params.load(options.params, options.overrides), state_folder()
+    register(parsed, prepared_folder(options.prepared, states), TRAINED, EVALUATED, REGISTERED, states)
 
 
 def _sample(options: argparse.Namespace) -> None:

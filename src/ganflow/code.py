@@ -13,6 +13,8 @@ DEPENDENCIES: Final[dict[Stage, tuple[str, ...]]] = {
     "prepare": ("data", "evaluation/classifier.py", "stages/prepare.py"),
     "train": (
         "data/batches.py",
+        "data/images.py",
+        "data/prefetch.py",
         "models",
         "training",
         "evaluation/classifier.py",

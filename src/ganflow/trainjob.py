@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 from ganflow.data.packed import PackedData
 from ganflow.params import Params, dump
-from ganflow.tracking.store import public
 from ganflow.training.state import state_digest
+from ganflow.urls import public
 
 if TYPE_CHECKING:
     from kubeflow.trainer import TrainerClient

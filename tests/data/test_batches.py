@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from ganflow.data import batches as module
 from ganflow.data.batches import Batches
+from ganflow.data.images import Images
 from ganflow.models.game import Batch
 
 CPU = torch.device("cpu")
@@ -77,7 +78,7 @@ def test_only_the_epochs_in_use_are_kept() -> None:
     batches = Batches(*numbered(10), 4, 0, CPU)
     for position in range(0, 1000, 4):
         batches.batch(position)
-    assert len(batches._orders) <= 2
+    assert len(batches._order._epochs) <= 2
 
 
 def test_data_on_the_device_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,6 +91,38 @@ def test_data_on_the_device_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> N
     for position in (0, 40, 96):
         assert torch.equal(mapped.batch(position).images, resident.batch(position).images)
         assert torch.equal(mapped.batch(position).labels, resident.batch(position).labels)
+
+
+def test_the_next_batch_is_gathered_while_the_last_one_is_in_use() -> None:
+    images, labels = numbered(50)
+    batches = Batches(images, labels, 16, 0, CPU)
+    batches.batch(0)
+    expected, future = batches._ahead._ahead
+    assert expected == 16
+    future.result()
+    images[:] = 255  # it has been read by now
+    batch = batches.batch(16)
+    assert numbers(batch) == (batch.labels // 10).tolist()
+
+
+def test_waiting_is_counted_where_pictures_are_not_on_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    mapped = Batches(*numbered(50), 16, 0, CPU)
+    assert mapped.waited == 0
+    mapped.batch(0)
+    assert mapped.waited > 0
+    monkeypatch.setattr(module, "_fits", lambda nbytes, device: True)
+    resident = Batches(*numbered(50), 16, 0, CPU)
+    resident.batch(0)
+    assert resident.waited == 0
+
+
+def test_shards_give_the_same() -> None:
+    images, labels = numbered(50)
+    whole = Batches(images, labels, 16, 3, CPU)
+    cut = Batches(Images([images[start : start + 12] for start in range(0, 50, 12)]), labels, 16, 3, CPU)
+    for position in (0, 16, 40, 96):
+        assert torch.equal(whole.batch(position).images, cut.batch(position).images)
+        assert torch.equal(whole.batch(position).labels, cut.batch(position).labels)
 
 
 def test_a_read_only_map_gives_no_warning(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:

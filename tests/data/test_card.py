@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ CARD = DataCard(
         "validation": SplitCard(1, {"round": 1, "square": 0}),
         "test": SplitCard(2, {"round": 1, "square": 1}),
     },
+    pictures_a_shard=100,
     mean=[0.1],
     std=[0.30000000000000004],
     digest="sha256:00",
@@ -33,6 +35,11 @@ def test_a_card_survives_its_file(tmp_path: Path) -> None:
     assert tree["skipped"][0] == {"file": "a/b.png", "reason": "empty file"}
 
 
+@pytest.mark.parametrize(("length", "shards"), [(6, [6]), (7, [6]), (4, [4, 2]), (3, [3, 3]), (1, [1] * 6)])
+def test_all_shards_but_the_last_are_whole(length: int, shards: list[int]) -> None:
+    assert replace(CARD, pictures_a_shard=length).shards("train") == shards
+
+
 def test_a_missing_card_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="run `ganflow prepare` first"):
         DataCard.load(tmp_path / "card.json")
@@ -47,11 +54,17 @@ def test_a_broken_card_says_what_to_do(tmp_path: Path, content: bytes) -> None:
         DataCard.load(tmp_path / "card.json")
 
 
-@pytest.mark.parametrize("key", ["name", "splits", "classes", "digest"])
+@pytest.mark.parametrize("key", ["name", "splits", "classes", "digest", "pictures_a_shard"])
 def test_a_card_without_a_field(tmp_path: Path, key: str) -> None:
     CARD.save(tmp_path / "card.json")
     tree = json.loads((tmp_path / "card.json").read_text())
     del tree[key]
     (tmp_path / "card.json").write_text(json.dumps(tree))
     with pytest.raises(UserError, match=key):
+        DataCard.load(tmp_path / "card.json")
+
+
+def test_a_card_with_shards_of_nothing(tmp_path: Path) -> None:
+    replace(CARD, pictures_a_shard=0).save(tmp_path / "card.json")
+    with pytest.raises(UserError, match="pictures_a_shard must be at least 1"):
         DataCard.load(tmp_path / "card.json")

@@ -5,8 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ganflow.data import image_folder as module
 from ganflow.data.card import Skipped, Split
 from ganflow.data.image_folder import ImageFolder
+from ganflow.data.sources import Picture
 from ganflow.errors import UserError
 
 
@@ -18,9 +20,19 @@ def draw(path: Path, shade: int) -> None:
 def read(folder: ImageFolder, split: Split = "train") -> list[tuple[int, str | None]]:
     """Shade and class name of every picture."""
     return [
-        (int(pixels.flat[0]), None if label is None else folder.classes[label])
-        for pixels, label in folder.pictures(split)
+        (int(entry.pixels.flat[0]), None if entry.label is None else folder.classes[entry.label])
+        for entry in entries(folder, split)
+        if isinstance(entry, Picture)
     ]
+
+
+def entries(folder: ImageFolder, split: Split = "train") -> list[Picture | Skipped]:
+    return [entry for part in folder.parts(split) for entry in part.read()]
+
+
+def left_out(folder: ImageFolder, split: Split = "train") -> list[Skipped]:
+    """All that is no picture, whether it was opened or not."""
+    return [*folder.skipped, *(entry for entry in entries(folder, split) if isinstance(entry, Skipped))]
 
 
 def test_sub_folders_are_classes_in_the_order_of_their_names(tmp_path: Path) -> None:
@@ -47,7 +59,7 @@ def test_pictures_beside_class_folders_are_left_out_and_listed(tmp_path: Path) -
     draw(tmp_path / "cover.png", 2)
     folder = ImageFolder(tmp_path)
     assert read(folder) == [(1, "cat")]
-    assert folder.report.skipped == [Skipped("cover.png", "lies beside the class folders, so that it has no class")]
+    assert left_out(folder) == [Skipped("cover.png", "lies beside the class folders, so that it has no class")]
 
 
 def test_a_folder_of_notes_makes_no_class(tmp_path: Path) -> None:
@@ -56,7 +68,7 @@ def test_a_folder_of_notes_makes_no_class(tmp_path: Path) -> None:
     (tmp_path / "notes" / "readme.txt").write_text("hello")
     folder = ImageFolder(tmp_path)
     assert read(folder) == [(1, None)]
-    assert [entry.file for entry in folder.report.skipped] == ["notes/readme.txt"]
+    assert [entry.file for entry in left_out(folder)] == ["notes/readme.txt"]
 
 
 @pytest.mark.parametrize("validation", ["validation", "val"])
@@ -72,7 +84,7 @@ def test_folders_of_the_splits(tmp_path: Path, validation: str) -> None:
     assert read(folder, "train") == [(1, "cat"), (2, "dog")]
     assert read(folder, "test") == [(3, "dog")]
     assert read(folder, "validation") == [(4, "eel")]
-    assert folder.report.skipped == [Skipped("README.md", "lies beside the folders of the splits")]
+    assert left_out(folder) == [Skipped("README.md", "lies beside the folders of the splits")]
 
 
 def test_folders_of_the_splits_without_labels(tmp_path: Path) -> None:
@@ -105,7 +117,21 @@ def test_hidden_files_are_ignored_in_silence(tmp_path: Path) -> None:
         (tmp_path / name).write_text("x")
     folder = ImageFolder(tmp_path)
     assert read(folder) == [(1, None)]
-    assert folder.report.skipped == []
+    assert left_out(folder) == []
+
+
+def test_parts_hold_all_files_in_their_order_with_their_classes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "PICTURES_A_PART", 4)
+    for n in range(5):
+        draw(tmp_path / "ab"[n % 2] / f"{n}.png", n)
+    draw(tmp_path / "beside.png", 9)
+    folder = ImageFolder(tmp_path)
+    parts = list(folder.parts("train"))
+    assert [len(part) for part in parts] == [4, 2]
+    assert parts[1].names == ["b/3.png", "beside.png"]
+    assert read(folder) == [(0, "a"), (2, "a"), (4, "a"), (1, "b"), (3, "b")]
 
 
 def test_links_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:
@@ -118,29 +144,27 @@ def test_links_are_followed_but_not_round_in_circles(tmp_path: Path) -> None:
     os.mkfifo(root / "own" / "pipe.png")
     folder = ImageFolder(root)
     assert read(folder) == [(1, "linked"), (2, "own")]
-    assert {entry.file: entry.reason for entry in folder.report.skipped} == {
+    assert {entry.file: entry.reason for entry in left_out(folder)} == {
         "own/loop": "a link to a folder that holds it",
         "own/nothing.png": "a link to nothing",
         "own/pipe.png": "not a regular file",
     }
 
 
-def test_conversions_are_counted(tmp_path: Path) -> None:
+def test_conversions_are_told(tmp_path: Path) -> None:
     for n in range(2):
         Image.new("CMYK", (4, 4)).save(tmp_path / f"{n}.tiff")
     Image.fromarray(np.zeros((4, 4), np.uint16)).save(tmp_path / "deep.png")
-    folder = ImageFolder(tmp_path)
-    read(folder)
-    assert folder.report.converted == {"cmyk": 2, "gray16": 1}
+    read_in = [entry.conversions for entry in entries(ImageFolder(tmp_path)) if isinstance(entry, Picture)]
+    assert read_in == [("cmyk",), ("cmyk",), ("gray16",)]
 
 
 def test_nothing_usable_names_the_folder_the_number_and_reasons(tmp_path: Path) -> None:
     for n in range(5):
         (tmp_path / f"{n}.png").write_bytes(b"" if n else b"junk")
-    with pytest.raises(UserError, match=r"none of the 5 files tried") as caught:
-        read(ImageFolder(tmp_path))
-    message = str(caught.value)
-    assert str(tmp_path) in message
+    folder = ImageFolder(tmp_path)
+    message = str(folder.nothing_usable("train", left_out(folder)))
+    assert message.startswith(f"{tmp_path}: none of the 5 files tried is a usable picture")
     assert "0.png: not a picture" in message
     assert "1.png: empty file" in message
     assert message.endswith("...)")
@@ -149,8 +173,9 @@ def test_nothing_usable_names_the_folder_the_number_and_reasons(tmp_path: Path) 
 def test_an_empty_split_is_named(tmp_path: Path) -> None:
     draw(tmp_path / "train" / "a.png", 1)
     (tmp_path / "test").mkdir()
-    with pytest.raises(UserError, match="the test split: holds no files"):
-        read(ImageFolder(tmp_path), "test")
+    folder = ImageFolder(tmp_path)
+    assert list(folder.parts("test")) == []
+    assert "the test split: holds no files" in str(folder.nothing_usable("test", []))
 
 
 def test_missing_folder_and_file_in_its_place(tmp_path: Path) -> None:
@@ -169,6 +194,6 @@ def test_folders_that_may_not_be_read(tmp_path: Path) -> None:
     try:
         folder = ImageFolder(tmp_path)
         assert read(folder) == [(1, "a")]
-        assert [entry.file for entry in folder.report.skipped] == ["locked"]
+        assert [entry.file for entry in left_out(folder)] == ["locked"]
     finally:
         (tmp_path / "locked").chmod(0o700)

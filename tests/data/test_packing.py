@@ -1,8 +1,11 @@
 import hashlib
 import json
+import os
 import shutil
+import signal
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -11,11 +14,14 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
+from ganflow.data import image_folder, packing
 from ganflow.data.card import SPLITS, DataCard, Skipped, Split
+from ganflow.data.digest import digest_of
+from ganflow.data.format import Format, pack_picture
 from ganflow.data.image_folder import ImageFolder
 from ganflow.data.packed import PackedData
-from ganflow.data.packing import Format, pack, pack_picture
-from ganflow.data.sources import ArraySource, Picture, Report, Source
+from ganflow.data.packing import pack
+from ganflow.data.sources import ArraySource, Picture, Source
 from ganflow.errors import UserError
 
 
@@ -38,6 +44,7 @@ def run(
     validation: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
+    workers: int | None = None,
 ) -> PackedData:
     out.mkdir(parents=True, exist_ok=True)
     pack(
@@ -49,6 +56,7 @@ def run(
         validation_fraction=validation,
         test_fraction=test,
         seed=seed,
+        workers=workers,
     )
     return PackedData(out)
 
@@ -163,7 +171,7 @@ class TestDeterminism:
         names = sorted(path.name for path in first.folder.iterdir())
         assert names == [
             "card.json",
-            *sorted(f"{split}_{what}.npy" for split in SPLITS for what in ("images", "labels")),
+            *sorted(f"{split}_{what}.npy" for split in SPLITS for what in ("images-00000", "labels")),
         ]
         for name in names:
             assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
@@ -211,16 +219,90 @@ class TestDeterminism:
         for split in SPLITS:
             images = data.images(split)
             expected.update(
-                json.dumps([split, images.shape]).encode() + images.tobytes() + data.labels(split).tobytes()
+                json.dumps([split, images.shape]).encode() + images[:].tobytes() + data.labels(split).tobytes()
             )
         assert data.card.digest == f"sha256:{expected.hexdigest()}"
+
+
+class TestShards:
+    def test_a_split_is_cut_into_files_that_numpy_reads(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        whole = run(labelled(100), tmp_path / "whole")
+        monkeypatch.setattr(packing, "_SHARD_BYTES", 30 * 64 + 63)
+        data = run(labelled(100), tmp_path / "cut")
+        assert [data.card.shards(split) for split in SPLITS] == [[30, 30, 10], [9], [21]]
+        parts = [np.load(data.folder / f"train_images-{number:05}.npy") for number in range(3)]
+        assert [part.shape for part in parts] == [(30, 1, 8, 8), (30, 1, 8, 8), (10, 1, 8, 8)]
+        np.testing.assert_array_equal(np.concatenate(parts), np.load(whole.folder / "train_images-00000.npy"))
+        for split in SPLITS:
+            assert rows(data, split) == rows(whole, split)
+        assert data.card.digest == whole.card.digest == digest_of(data) == digest_of(whole)
+        assert len(list(data.folder.glob("*_images-*"))) == 5
+
+    def test_the_digest_of_the_files_sees_a_change(self, tmp_path: Path) -> None:
+        data = run(labelled(30), tmp_path)
+        path = tmp_path / "validation_images-00000.npy"
+        content = bytearray(path.read_bytes())
+        content[-1] ^= 1
+        path.write_bytes(content)
+        assert digest_of(data) != data.card.digest
+
+
+class TestWorkers:
+    @pytest.fixture
+    def folder(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Pictures of two classes, some of which cannot be read or are converted, in parts of seven."""
+        monkeypatch.setattr(image_folder, "PICTURES_A_PART", 7)
+        root = tmp_path / "raw"
+        for n, image in enumerate(noise(50)):
+            path = root / "ab"[n % 2] / f"{n}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image.astype(np.uint16) * 257 if n % 5 == 3 else image).save(path)
+            if n % 6 == 1:
+                path.write_bytes(b"" if n % 4 == 1 else b"junk")
+        return root
+
+    def test_any_number_of_processes_gives_the_same_files(self, folder: Path, tmp_path: Path) -> None:
+        alone = run(ImageFolder(folder), tmp_path / "alone", workers=1)
+        two = run(ImageFolder(folder), tmp_path / "two", workers=2)
+        assert alone.card == two.card
+        assert len(alone.card.skipped) == 9
+        assert alone.card.skipped == sorted(alone.card.skipped, key=lambda entry: entry.file)
+        assert alone.card.converted == {"gray16": 8}
+        names = [path.name for path in alone.folder.iterdir()]
+        assert sorted(names) == sorted(path.name for path in two.folder.iterdir())
+        for name in names:
+            assert (alone.folder / name).read_bytes() == (two.folder / name).read_bytes()
+
+    def test_a_folder_of_junk_has_its_message(self, folder: Path, tmp_path: Path) -> None:
+        for path in folder.rglob("*.png"):
+            path.write_bytes(b"")
+        for workers in (1, 2):
+            with pytest.raises(
+                UserError, match=r"none of the 50 files tried is a usable picture \(a/0.png: empty file"
+            ):
+                run(ImageFolder(folder), tmp_path / "out", workers=workers)
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_a_process_that_is_killed_leaves_nothing(self, tmp_path: Path) -> None:
+        class Deadly(Endless):
+            def parts(self, split: Split) -> Iterator[MadePart]:
+                yield from (MadePart(0, 100), DeadlyPart(0, 100), MadePart(0, 100))
+
+        with pytest.raises(UserError, match="one of the 2 worker processes died"):
+            run(Deadly(300), tmp_path / "out", Format(3, 64), workers=2)
+        assert list((tmp_path / "out").iterdir()) == []
+
+    def test_only_many_pictures_are_worth_other_processes(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(packing, "available_workers", lambda: 7)
+        assert packing._fitting(9_999) == 1
+        assert packing._fitting(10_000) == 7
 
 
 class TestCard:
     def test_counts_mean_and_deviation(self, tmp_path: Path) -> None:
         source = ArraySource({"train": (noise(40, (8, 8, 3)), np.arange(40) % 4)}, list("abcd"))
         data = run(source, tmp_path, Format(3, 8))
-        pixels = data.images("train") / 255
+        pixels = data.images("train")[:] / 255
         np.testing.assert_allclose(data.card.mean, pixels.mean(axis=(0, 2, 3)), rtol=1e-12)
         np.testing.assert_allclose(data.card.std, pixels.std(axis=(0, 2, 3)), rtol=1e-9)
         for split in SPLITS:
@@ -263,23 +345,45 @@ class TestCard:
         assert not list((tmp_path / "out").glob("*labels*"))
 
 
+@dataclass
+class MadePart:
+    seed: int
+    n: int
+
+    def __len__(self) -> int:
+        return self.n
+
+    def read(self) -> Iterator[Picture]:
+        rng = np.random.default_rng(self.seed)
+        for n in range(self.n):
+            yield Picture(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), n % 2)
+
+
+@dataclass
+class DeadlyPart(MadePart):
+    def read(self) -> Iterator[Picture]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield from ()
+
+
 class Endless:
     """Pictures that are made as they are asked for."""
 
     classes = ("even", "odd")
     splits: tuple[Split, ...] = ("train", "test")
+    skipped = ()
 
     def __init__(self, n: int) -> None:
-        self.report = Report()
         self._n = n
 
     def candidates(self, split: Split) -> int:
         return self._n
 
-    def pictures(self, split: Split) -> Iterator[Picture]:
-        rng = np.random.default_rng(len(split))
-        for n in range(self._n):
-            yield Picture(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8), n % 2)
+    def parts(self, split: Split) -> Iterator[MadePart]:
+        yield from (MadePart(len(split) * 1000 + n, 100) for n in range(self._n // 100))
+
+    def nothing_usable(self, split: Split, skipped: Sequence[Skipped], /) -> UserError:
+        raise AssertionError
 
 
 def test_memory_is_bounded(tmp_path: Path) -> None:

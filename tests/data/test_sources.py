@@ -11,7 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
-from ganflow.data.sources import open_source
+from ganflow.data.card import Split
+from ganflow.data.sources import PICTURES_A_PART, ArraySource, Picture, Source, open_source
 from ganflow.errors import UserError
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "data"
@@ -42,9 +43,23 @@ def write_mnist(root: Path, kind: str = "MNIST", train: int = 5, test: int = 3) 
     return images
 
 
+def pictures_of(source: Source, split: Split) -> list[Picture]:
+    return [picture for part in source.parts(split) for picture in part.read()]
+
+
+def test_parts_hold_all_pictures_in_their_order() -> None:
+    n = 2 * PICTURES_A_PART + 1
+    images, labels = np.arange(n, dtype=np.uint8).reshape(n, 1, 1), np.arange(n) % 3
+    source = ArraySource({"train": (images, labels)}, "abc")
+    assert [len(part) for part in source.parts("train")] == [PICTURES_A_PART, PICTURES_A_PART, 1]
+    pictures = pictures_of(source, "train")
+    assert [int(picture.pixels.item()) for picture in pictures] == [number % 256 for number in range(n)]
+    assert [picture.label for picture in pictures] == labels.tolist()
+
+
 def test_digits_are_scaled_to_bytes(tmp_path: Path) -> None:
     source = open_source("digits", tmp_path)
-    pictures = list(source.pictures("train"))
+    pictures = pictures_of(source, "train")
     expected = load_digits()
     assert source.splits == ("train",)
     assert source.classes == [str(n) for n in range(10)]
@@ -64,7 +79,7 @@ def test_mnist_is_found_under_the_root(tmp_path: Path, offline: None, name: str,
     assert source.splits == ("train", "test")
     assert len(source.classes) == 10
     for split, file in (("train", "train"), ("test", "t10k")):
-        pictures = list(source.pictures(split))
+        pictures = pictures_of(source, split)
         np.testing.assert_array_equal(np.stack([picture.pixels for picture in pictures]), images[file])
         assert [picture.label for picture in pictures] == list(range(len(pictures)))
 
@@ -132,8 +147,8 @@ def test_cifar10_is_found_under_the_root(tmp_path: Path, offline: None, monkeypa
 
     source = open_source("cifar10", tmp_path)
     assert source.classes[9] == "kind 9"
-    assert [picture.label for picture in source.pictures("test")] == [0, 1, 9]
-    pictures = list(source.pictures("train"))
+    assert [picture.label for picture in pictures_of(source, "test")] == [0, 1, 9]
+    pictures = pictures_of(source, "train")
     assert len(pictures) == 10
     # A row holds the red plane, then the green, then the blue.
     np.testing.assert_array_equal(pictures[2].pixels, rows["data_batch_2"][0].reshape(3, 32, 32).transpose(1, 2, 0))
@@ -147,7 +162,7 @@ def test_cifar10_is_found_under_the_root(tmp_path: Path, offline: None, monkeypa
 def test_the_real_mnist(offline: None) -> None:
     source = open_source("mnist", SHARED)
     assert [source.candidates(split) for split in ("train", "test")] == [60_000, 10_000]
-    first = next(source.pictures("train"))
+    first = next(next(source.parts("train")).read())
     assert first.label == 5
     assert first.pixels.shape == (28, 28)
     assert first.pixels.sum() == 27_525

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ganflow.data.card import DataCard, SplitCard
-from ganflow.data.packed import PackedData, images_file, labels_file
+from ganflow.data.packed import PackedData, labels_file, shard_file
 from ganflow.data.quantise import to_float
 from ganflow.evaluation.extractor import Extractor
 
@@ -22,7 +22,7 @@ def _write_packed(folder: Path, classes: int | None = 2, train: int = 60, test: 
         images = rng.integers(0, 100, (count, 1, side, side), dtype=np.uint8)
         for image, label in zip(images, labels, strict=True):
             image[:, 2 * label : 2 * label + 2] += 100
-        np.save(folder / images_file(split), images)
+        np.save(folder / shard_file(split, 0), images)
         if classes:
             np.save(folder / labels_file(split), labels)
         splits[split] = SplitCard(count, None)
@@ -36,6 +36,7 @@ def _write_packed(folder: Path, classes: int | None = 2, train: int = 60, test: 
         channels=1,
         classes=names,
         splits=splits,
+        pictures_a_shard=100,
         mean=[float(pixels.mean())],
         std=[float(pixels.std())],
         digest="sha256:bands",

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from ganflow.data.images import Images
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier
@@ -32,7 +33,7 @@ def test_learns_the_classes_and_writes_it_down(packed: PackedData) -> None:
 def test_features_are_what_the_logits_are_made_of_and_vary_by_100(packed: PackedData) -> None:
     train_classifier(packed, 0, packed.folder)
     network, digest = load_classifier(packed.folder)
-    images = torch.from_numpy(packed.images("train").copy())
+    images = torch.from_numpy(packed.images("train")[:].copy())
 
     features = network.features(images)
 
@@ -42,6 +43,24 @@ def test_features_are_what_the_logits_are_made_of_and_vary_by_100(packed: Packed
     torch.testing.assert_close(network(images), network.head(features / network.scale))
     torch.testing.assert_close(network.logits(features), network(images))
     assert abs(float(network.scale) - 1) > 0.1, "at 1, logits of features that were scaled would be right by chance"
+
+
+def test_of_very_many_pictures_the_first_are_measured(packed: PackedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "_MOST_MEASURED", 12)
+    train_classifier(packed, 0, packed.folder)
+    network, _ = load_classifier(packed.folder)
+
+    first = network.features(torch.from_numpy(packed.images("train")[:12].copy()))
+    assert np.var(first.double().numpy(), axis=0).sum() == pytest.approx(100, rel=1e-3)
+    record = json.loads((packed.folder / "extractor.json").read_text())
+    chosen = network(torch.from_numpy(packed.images("test")[:12].copy())).argmax(dim=1)
+    assert record["test_accuracy"] == pytest.approx((chosen.numpy() == packed.labels("test")[:12]).mean())
+
+
+@pytest.mark.parametrize(("side", "length"), [(8, 1000), (32, 1000), (64, 250), (128, 62)])
+def test_large_pictures_are_measured_fewer_at_a_time(side: int, length: int) -> None:
+    images = Images([np.zeros((1001, 1, side, side), np.uint8)])
+    assert len(next(classifier._measured(images))) == length
 
 
 def test_equal_seeds_give_equal_weights_and_leave_the_random_state(packed: PackedData, tmp_path: Path) -> None:
@@ -65,7 +84,7 @@ def test_normalises_with_the_card(packed: PackedData, monkeypatch: pytest.Monkey
     assert network.std.flatten().tolist() == pytest.approx(packed.card.std)
     seen: list[torch.Tensor] = []
     network.body[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    network(torch.from_numpy(packed.images("train").copy()))
+    network(torch.from_numpy(packed.images("train")[:].copy()))
     assert float(seen[0].mean()) == pytest.approx(0, abs=1e-4)
     assert float(seen[0].std()) == pytest.approx(1, abs=1e-3)
 

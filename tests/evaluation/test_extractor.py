@@ -16,7 +16,7 @@ def test_the_data_sets_own_classifier(packed: PackedData, monkeypatch: pytest.Mo
     monkeypatch.setattr(classifier, "_LEAST_IMAGES", 128)
     monkeypatch.setattr(classifier, "_PASSES", 1)
     classifier.train_classifier(packed, 0, packed.folder)
-    images = torch.from_numpy(packed.images("test").copy())
+    images = torch.from_numpy(packed.images("test")[:].copy())
 
     state = torch.get_rng_state()
     extractor = load_extractor("classifier", "", packed.folder, CPU)
@@ -39,7 +39,7 @@ def test_the_labeller_is_the_same_classifier(
     packed = write_packed(tmp_path, classes=3)
     assert load_labeller(packed.folder, CPU) is None
     classifier.train_classifier(packed, 0, packed.folder)
-    images = torch.from_numpy(packed.images("test").copy())
+    images = torch.from_numpy(packed.images("test")[:].copy())
 
     label = load_labeller(packed.folder, CPU)
 

@@ -13,7 +13,7 @@ from ganflow.evaluation.statistics import Moments
 
 
 def moments_of(packed: PackedData, split: Split, extractor: Extractor, batch_size: int = 16) -> Moments:
-    return feature_moments(real_batches(packed.images(split)[:30], batch_size), extractor)
+    return feature_moments(real_batches(packed.images(split), batch_size, 30), extractor)
 
 
 def features_of(packed: PackedData, split: Split) -> np.ndarray:

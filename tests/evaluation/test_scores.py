@@ -69,7 +69,7 @@ def noise(seed: int = 1, n: int = 40, high: int = 256) -> Shown:
 def likenesses(packed: PackedData) -> Shown:
     """Test pictures, each darker or brighter than it was: neither good nor bad."""
     shift = np.random.default_rng(3).integers(-20, 21, (40, 1, 1, 1))
-    return Shown((packed.images("test") + shift).clip(0, 255).astype(np.uint8))
+    return Shown((packed.images("test")[:] + shift).clip(0, 255).astype(np.uint8))
 
 
 def inception_score(images: NDArray[np.uint8]) -> float:
@@ -88,7 +88,7 @@ def same(first: dict[str, float | None], second: dict[str, float | None]) -> Non
 
 
 def test_copies_of_the_test_pictures_are_perfect(judge: Judge, packed: PackedData) -> None:
-    metrics = judge.score(Shown(packed.images("test")), noise()).metrics
+    metrics = judge.score(Shown(packed.images("test")[:]), noise()).metrics
 
     assert metrics["fid"] == pytest.approx(0, abs=1e-9)
     assert (metrics["precision"], metrics["recall"], metrics["coverage"]) == (1, 1, 1)
@@ -100,7 +100,7 @@ def test_copies_of_the_test_pictures_are_perfect(judge: Judge, packed: PackedDat
 
 def test_copies_of_training_pictures_are_found(judge: Judge, packed: PackedData) -> None:
     order = np.random.default_rng(3).permutation(60)  # of all, also of those that the real statistics leave out
-    result = judge.score(Shown(packed.images("train")[order]), noise())
+    result = judge.score(Shown(packed.images("train")[:][order]), noise())
 
     assert result.metrics["memorisation"] == 1
     assert result.metrics["memorisation_low"] > 0.8
@@ -111,11 +111,11 @@ def test_copies_of_training_pictures_are_found(judge: Judge, packed: PackedData)
 
 def test_the_nearest_pairs_come_first(judge: Judge, packed: PackedData) -> None:
     images = noise().images[:N]
-    images[[7, 19]] = packed.images("train")[[52, 3]]
+    images[[7, 19]] = packed.images("train")[:][[52, 3]]
 
     nearest = judge.score(Shown(images), noise(2)).nearest
 
-    features, train = quarters(images), quarters(packed.images("train"))
+    features, train = quarters(images), quarters(packed.images("train")[:])
     distances = np.linalg.norm(features[:, None] - train, axis=2)
     assert [(pair.picture, pair.training) for pair in nearest[:2]] == [(7, 52), (19, 3)]
     assert [pair.picture for pair in nearest[2:]] == [i for i in distances.min(1).argsort() if i not in {7, 19}]
@@ -146,7 +146,7 @@ def test_every_metric_is_there(judge: Judge) -> None:
 def test_the_ends_are_what_training_pictures_and_an_untrained_generator_get(judge: Judge, packed: PackedData) -> None:
     untrained = noise(2)
     metrics = judge.score(noise(), untrained).metrics
-    good = judge.score(Shown(packed.images("train")), untrained).metrics
+    good = judge.score(Shown(packed.images("train")[:]), untrained).metrics
     bad = judge.score(untrained, untrained).metrics
 
     for names, lower, upper in ((LOW_IS_GOOD, good, bad), (HIGH_IS_GOOD, bad, good)):
@@ -179,7 +179,7 @@ def test_values_equal_another_way_to_them(judge: Judge, packed: PackedData) -> N
     fake = likenesses(packed)
     metrics = judge.score(fake, noise(2)).metrics
 
-    made, real, train = fake.images[:N], packed.images("test")[:N], packed.images("train")
+    made, real, train = fake.images[:N], packed.images("test")[:N], packed.images("train")[:]
     assert metrics["fid"] == pytest.approx(fid(quarters(made), quarters(real)), rel=1e-4)
     assert metrics["fid_floor"] == pytest.approx(fid(quarters(train[:N]), quarters(real)), rel=1e-3)
     features, of_real, of_train = (torch.from_numpy(quarters(images)) for images in (made, real, train))
@@ -202,7 +202,7 @@ def test_classes_are_counted_beside_the_true_ones(judge: Judge, packed: PackedDa
     labels = np.array(packed.labels("test"))
     labels[: N // 2] = 0  # the split's labels, and not what the labeller sees in its pictures, are the truth
     np.save(packed.folder / "test_labels.npy", labels)
-    skewed = Shown(packed.images("test")[[0] * 24 + [1] * 6])
+    skewed = Shown(packed.images("test")[:][[0] * 24 + [1] * 6])
 
     metrics = judge.score(skewed, noise()).metrics
 
@@ -216,7 +216,7 @@ def test_classes_are_counted_beside_the_true_ones(judge: Judge, packed: PackedDa
 def test_a_class_that_the_reals_lack_has_no_divergence(judge: Judge, packed: PackedData) -> None:
     np.save(packed.folder / "test_labels.npy", np.zeros(40, np.int64))
 
-    metrics = judge.score(Shown(packed.images("test")), noise()).metrics
+    metrics = judge.score(Shown(packed.images("test")[:]), noise()).metrics
 
     assert metrics["modes_kl"] is None
     assert metrics["modes_kl_floor"] is None
@@ -283,7 +283,7 @@ def test_only_the_first_are_compared_one_by_one(
         assert metrics[name] == pytest.approx(whole[name], rel=1e-9), name
     features, of_real, of_train = (
         torch.from_numpy(quarters(images))
-        for images in (fake.images[:12], packed.images("test")[:12], packed.images("train"))
+        for images in (fake.images[:12], packed.images("test")[:12], packed.images("train")[:])
     )
     assert metrics["kid"] == pytest.approx(kernel_distance(of_real, features).value, rel=1e-3)
     shares = Manifold(of_real).score(features)._asdict()

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from pixel_fid import fid, quarters
 from torch import Tensor, nn
 
+from ganflow.data.images import Images
 from ganflow.data.packed import PackedData
 from ganflow.data.quantise import to_uint8
 from ganflow.errors import UserError
@@ -37,7 +38,7 @@ def test_it_is_the_fid_against_the_whole_validation_split(packed: PackedData, pi
 
     found = ValidationFid(packed, pixel_extractor).of(game, averaged)
 
-    reals = quarters(packed.images("validation"))
+    reals = quarters(packed.images("validation")[:])
     assert found == pytest.approx(fid(quarters(made_by(averaged, 1000)), reals), rel=1e-4)
     assert found != pytest.approx(fid(quarters(made_by(game.generator, 1000)), reals), rel=1e-2)
 
@@ -114,9 +115,9 @@ def test_a_split_too_small(tmp_path: Path, write_packed: Callable[..., PackedDat
     class Small:
         folder, card = packed.folder, packed.card
 
-        def images(self, split: str) -> NDArray[np.uint8]:
+        def images(self, split: str) -> Images:
             assert split == "validation"
-            return packed.images("validation")[:1]
+            return Images([packed.images("validation")[:1]])
 
     with pytest.raises(
         UserError, match=r"train\.fid_every_images: .* not 1; raise data\.validation_fraction, or .*fid_every_images: 0"

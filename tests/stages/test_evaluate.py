@@ -154,7 +154,7 @@ def test_pictures_show_real_left_and_generated_right(
     assert abs(grids["samples.png"].reshape(-1, 8, 8).astype(int) - made[:100]).max() <= 1
     comparison, generated = grids["real_and_generated.png"], grids["samples.png"]
     assert comparison.shape == (10, 21, 8, 8)
-    assert (comparison[:, :10].reshape(100, 8, 8) == given.packed.images("test")[:100, 0]).all()
+    assert (comparison[:, :10].reshape(100, 8, 8) == given.packed.images("test")[:100][:, 0]).all()
     assert (comparison[:, 10] == 255).all()
     assert (comparison[:, 11:] == generated).all()
     with Image.open(tmp_path / "out" / "real_and_generated.png") as picture:
@@ -164,7 +164,7 @@ def test_pictures_show_real_left_and_generated_right(
     assert pairs.shape == (4, 14, 8, 8)
     assert (pairs[:, 2::3] == 255).all(), "a white gap after each pair but the last of a row"
     left, right = (pairs[:, side::3].reshape(20, 8, 8) for side in (0, 1))
-    train = given.packed.images("train")[:, 0]
+    train = given.packed.images("train")[:][:, 0]
     network, _ = classifier.load_classifier(given.prepared)
     features, of_train = (network.features(torch.from_numpy(np.array(x[:, None]))) for x in (made, train))
     distances, nearest = torch.cdist(features, of_train).min(dim=1)
@@ -451,7 +451,7 @@ def test_a_folder_is_logged_to_a_run_of_its_own(given: Stage, repository: Path) 
     assert len(client.get_metric_history(run.info.run_id, "evaluate/fid")) == 1
     given.evaluate_folder(folder, repository / "asked", batch_size=50)
     given.evaluate_folder(folder, repository / "fewer", images=80)
-    Image.fromarray(packed.images("train")[0, 0]).save(folder / "0000.png")
+    Image.fromarray(packed.images("train")[0][0]).save(folder / "0000.png")
     given.evaluate_folder(folder, repository / "changed")
     others = {run_in(repository / name).info.run_id for name in ("asked", "fewer", "changed")}
     assert len(others | {run.info.run_id}) == 4

@@ -1,4 +1,6 @@
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Never
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 
 from ganflow import params
+from ganflow.data import packing
 from ganflow.data.card import DataCard
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
@@ -60,6 +63,22 @@ def test_without_labels_no_classifier_and_a_warning(
     assert card.name == "mine"
     assert trained == []
     assert "evaluate.extractor: inception" in caplog.text
+
+
+def test_the_number_of_workers_is_passed_on(
+    tmp_path: Path, trained: list[tuple[int, int]], pictures: params.Params, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    @contextmanager
+    def working(count: int) -> Iterator[Any]:
+        asked.append(count)
+        yield map
+
+    monkeypatch.setattr(packing, "working", working)
+    for workers in (None, 3):
+        stage.prepare(pictures, tmp_path / "out", workers)
+    assert asked == [1, 3]
 
 
 def test_skipped_and_converted_are_told(

@@ -23,8 +23,9 @@ from rounds import before_round, poison
 from safetensors.torch import load_file
 
 from ganflow import cli, params
+from ganflow.data.format import Format
 from ganflow.data.packed import PackedData
-from ganflow.data.packing import Format, pack
+from ganflow.data.packing import pack
 from ganflow.data.sources import ArraySource
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier

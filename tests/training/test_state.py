@@ -20,6 +20,7 @@ CARD = DataCard(
     channels=1,
     classes=None,
     splits={"train": SplitCard(3, None), "validation": SplitCard(1, None), "test": SplitCard(1, None)},
+    pictures_a_shard=100,
     mean=[0.5],
     std=[0.5],
     digest="sha256:0",

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 from ganflow import cli, params
 from ganflow.data.batches import Batches
-from ganflow.data.packing import Format, pack
+from ganflow.data.format import Format
+from ganflow.data.packing import pack
 from ganflow.data.sources import open_source
 from ganflow.errors import UserError
 from ganflow.training import checkpoint, loop

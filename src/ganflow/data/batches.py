@@ -5,6 +5,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ganflow.data.images import Images
+from ganflow.data.prefetch import Prefetch
 from ganflow.data.quantise import to_float
 from ganflow.models.game import Batch
 
@@ -17,12 +19,12 @@ class Batches:
 
     Every epoch is a permutation of all pictures that follows from (seed, epoch) alone, so that any batch can be had
     without those before it, on any device. The pictures stay on an accelerator where they fit, and are otherwise
-    gathered from the memory map.
+    gathered from the memory map: the next batch while the last one is in use.
     """
 
     def __init__(  # noqa: PLR0917 (what a stream is made of)
         self,
-        images: NDArray[np.uint8],
+        images: Images | NDArray[np.uint8],
         labels: NDArray[np.int64] | None,
         batch_size: int,
         seed: int,
@@ -35,49 +37,67 @@ class Batches:
         """
         if not len(images):
             raise ValueError("there are no pictures to make batches of")
-        self._images = images
-        self._labels = None if labels is None else torch.from_numpy(np.array(labels, dtype=np.int64)).to(device)
-        self._batch_size = batch_size
-        self._seed = seed
+        self._images = images if isinstance(images, Images) else Images([images])
         self._device = device
-        self._share = share
-        self._resident = _load(images, device) if _fits(images.nbytes, device) else None
-        self._orders: dict[int, tuple[NDArray[np.int64], Tensor]] = {}
+        self._pinned = device.type == "cuda"  # from there it is copied while the host goes on
+        self._resident = _load(self._images, device) if _fits(images.nbytes, device) else None
+        beside = torch.device("cpu") if self._resident is None else device
+        self._labels = None if labels is None else torch.from_numpy(np.array(labels, dtype=np.int64)).to(beside)
+        self._order = _Order(len(images), batch_size, seed, share, beside)
+        self._ahead = Prefetch(self._gather, batch_size)
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which callers of `batch` have waited for pictures so far."""
+        return self._ahead.waited
 
     def batch(self, position: int) -> Batch:
         """Make the batch that begins at picture number `position` of the stream: float32 (batch_size, c, h, w)."""
-        order, on_device = self._indices(position)
-        order, on_device = order[self._share], on_device[self._share]
-        images = self._gather(order) if self._resident is None else self._resident.index_select(0, on_device)
-        labels = None if self._labels is None else self._labels.index_select(0, on_device)
+        if self._resident is None:
+            images, labels = self._ahead.get(position)
+            images = images.to(self._device, non_blocking=self._pinned)
+            labels = None if labels is None else labels.to(self._device, non_blocking=self._pinned)
+        else:
+            places = self._order.at(position)
+            images = self._resident.index_select(0, places)
+            labels = None if self._labels is None else self._labels.index_select(0, places)
         return Batch(to_float(images), labels)
 
-    def _indices(self, position: int) -> tuple[NDArray[np.int64], Tensor]:
-        """Which pictures make up the batch, for the host and for the device."""
-        n, end = len(self._images), position + self._batch_size
+    def _gather(self, position: int) -> tuple[Tensor, Tensor | None]:
+        """Copy pictures uint8 (n, c, h, w) and labels int64 (n,) together, on the host and ready for the device."""
+        places = self._order.at(position)
+        images = torch.empty((len(places), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=self._pinned)
+        self._images.take(places.numpy(), images.numpy())
+        if self._labels is None:
+            return images, None
+        labels = torch.empty(len(places), dtype=torch.int64, pin_memory=self._pinned)
+        return images, torch.index_select(self._labels, 0, places, out=labels)
+
+
+class _Order:
+    """Which pictures make up the batch at any position: int64 (batch_size,), or the share of it, on a device."""
+
+    def __init__(self, n: int, batch_size: int, seed: int, share: slice, device: torch.device) -> None:
+        self._n = n
+        self._batch_size = batch_size
+        self._seed = seed
+        self._share = share
+        self._device = device
+        self._epochs: dict[int, Tensor] = {}
+
+    def at(self, position: int) -> Tensor:
+        n, end = self._n, position + self._batch_size
         epochs = range(position // n, (end - 1) // n + 1)
         # Kept from batch to batch: a copy to the device every step would make the host wait for it.
-        self._orders = {epoch: self._orders.get(epoch) or self._shuffle(epoch) for epoch in epochs}
-        spans = [
-            (self._orders[epoch], slice(max(position - epoch * n, 0), min(end - epoch * n, n))) for epoch in epochs
-        ]
-        if len(spans) == 1:
-            (order, on_device), span = spans[0]
-            return order[span], on_device[span]
-        return (
-            np.concatenate([order[span] for (order, _), span in spans]),
-            torch.cat([on_device[span] for (_, on_device), span in spans]),
-        )
+        kept = self._epochs
+        self._epochs = {epoch: kept[epoch] if epoch in kept else self._shuffle(epoch) for epoch in epochs}
+        spans = [self._epochs[epoch][max(position - epoch * n, 0) : min(end - epoch * n, n)] for epoch in epochs]
+        whole = spans[0] if len(spans) == 1 else torch.cat(spans)
+        return whole[self._share]
 
-    def _shuffle(self, epoch: int) -> tuple[NDArray[np.int64], Tensor]:
-        order = np.random.default_rng((self._seed, epoch)).permutation(len(self._images))
-        return order, torch.from_numpy(order).to(self._device)
-
-    def _gather(self, order: NDArray[np.int64]) -> Tensor:
-        pinned = self._device.type == "cuda"
-        host = torch.empty((len(order), *self._images.shape[1:]), dtype=torch.uint8, pin_memory=pinned)
-        np.take(self._images, order, axis=0, out=host.numpy(), mode="clip")  # other modes take a detour by a buffer
-        return host.to(self._device, non_blocking=pinned)
+    def _shuffle(self, epoch: int) -> Tensor:
+        order = np.random.default_rng((self._seed, epoch)).permutation(self._n)
+        return torch.from_numpy(order).to(self._device)
 
 
 def _fits(nbytes: int, device: torch.device) -> bool:
@@ -91,7 +111,7 @@ def _fits(nbytes: int, device: torch.device) -> bool:
     return nbytes <= free * _RESIDENT_SHARE
 
 
-def _load(images: NDArray[np.uint8], device: torch.device) -> Tensor:
+def _load(images: Images, device: torch.device) -> Tensor:
     """Copy a memory map to the device, a part at a time."""
     resident = torch.empty(images.shape, dtype=torch.uint8, device=device)
     length = max(1, _CHUNK_BYTES // images[0].nbytes)

@@ -34,7 +34,8 @@ class DataCard:
     """What a packed data set holds.
 
     `mean` and `std` are per channel, of the training pixels scaled to [0, 1]. `digest` is a SHA-256 of the shapes,
-    pixels, labels and class names of all splits: equal data has an equal digest, wherever it lies.
+    pixels, labels and class names of all splits: equal data has an equal digest, wherever it lies, and however it is
+    cut. The pictures of a split lie in files of `pictures_a_shard` each, but for the last one.
     """
 
     name: str
@@ -43,11 +44,17 @@ class DataCard:
     channels: int
     classes: Sequence[str] | None
     splits: Mapping[Split, SplitCard]
+    pictures_a_shard: int
     mean: Sequence[float]
     std: Sequence[float]
     digest: str
     skipped: Sequence[Skipped]
     converted: Mapping[str, int]
+
+    def shards(self, split: Split) -> list[int]:
+        """Give the number of pictures in each file of a split; there is one file at least."""
+        whole, rest = divmod(self.splits[split].count, self.pictures_a_shard)
+        return [self.pictures_a_shard] * whole + ([rest] if rest or not whole else [])
 
     def save(self, path: Path) -> None:
         """Write the card as JSON."""
@@ -57,12 +64,25 @@ class DataCard:
     def load(cls, path: Path) -> "DataCard":
         """Read a card. Raises UserError if it is missing or is not one."""
         try:
-            return cls._from_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls.parse(path.read_bytes(), str(path))
         except FileNotFoundError:
             raise UserError(f"{path}: there is no data card; run `ganflow prepare` first") from None
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        except OSError as error:
+            raise UserError(f"{path}: the data card cannot be read ({error.strerror or error})") from None
+
+    @classmethod
+    def parse(cls, content: bytes, place: str) -> "DataCard":
+        """Read a card from the bytes of a file; messages name its place. Raises UserError if it is not one."""
+        try:
+            tree = json.loads(content.decode())
+            if "digest" in tree and "pictures_a_shard" not in tree:
+                raise UserError(
+                    f"{place}: is of an earlier ganflow, which had no pictures_a_shard; run `ganflow prepare` again"
+                )
+            return cls._from_json(tree)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(
-                f"{path}: is not a data card ({type(error).__name__}: {error}); run `ganflow prepare` again"
+                f"{place}: is not a data card ({type(error).__name__}: {error}); run `ganflow prepare` again"
             ) from None
 
     @classmethod
@@ -72,4 +92,6 @@ class DataCard:
         fields["splits"] = {split: SplitCard(**tree["splits"][split]) for split in SPLITS}
         fields["skipped"] = [Skipped(**entry) for entry in tree["skipped"]]
         fields["converted"] = dict(tree["converted"])
+        if tree["pictures_a_shard"] < 1:
+            raise ValueError("pictures_a_shard must be at least 1")
         return cls(**fields)

@@ -6,22 +6,56 @@ folders at the top are `train` and, as wanted, `test` and `validation` (or `val`
 classes are looked for inside it. Hidden files are ignored; links are followed, except into a folder around them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 from ganflow.data.card import SPLITS, Skipped, Split
 from ganflow.data.decoding import UndecodableError, decode, is_picture
-from ganflow.data.sources import Picture, Report
+from ganflow.data.sources import PICTURES_A_PART, Picture
 from ganflow.errors import UserError
 
 _SPLIT_FOLDERS: dict[str, Split] = {"train": "train", "test": "test", "validation": "validation", "val": "validation"}
 _SHOWN_REASONS = 3
 
 
-class _File(NamedTuple):
-    name: str  # below the root; millions of Path objects would take gigabytes
-    folder: str | None  # the class folder, or None beside the class folders
+@dataclass(frozen=True)
+class FolderPart:
+    """Some files below a folder, by name, with the index of each one's class.
+
+    `labels` is None without labels; with them, the label None stands for a file beside the class folders.
+    """
+
+    root: Path
+    names: Sequence[str]
+    labels: Sequence[int | None] | None
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def read(self) -> Iterator[Picture | Skipped]:
+        """Decode them, one after the other."""
+        for name, label in zip(self.names, self.labels or [None] * len(self), strict=True):
+            if self.labels is not None and label is None:
+                yield Skipped(name, "lies beside the class folders, so that it has no class")
+                continue
+            try:
+                pixels, conversions = decode(self.root / name)
+            except UndecodableError as error:
+                yield Skipped(name, str(error))
+                continue
+            yield Picture(pixels, label, conversions)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """The files of a split: names below the root (millions of Path objects would take gigabytes), and class folders.
+
+    The folder None is beside the class folders.
+    """
+
+    names: list[str]
+    folders: list[str | None]
 
 
 class ImageFolder:
@@ -29,37 +63,27 @@ class ImageFolder:
 
     def __init__(self, root: Path) -> None:
         """Look through the folder. Raises UserError if it is missing or ambiguous."""
-        self.report = Report()
+        self.skipped: list[Skipped] = []
         self._root = root
-        self._files = {split: list(self._walk_split(folder)) for split, folder in self._split_folders().items()}
+        self._files = {split: self._walk_split(folder) for split, folder in self._split_folders().items()}
         self.splits = tuple(split for split in SPLITS if split in self._files)
         self.classes = self._find_classes()
 
     def candidates(self, split: Split) -> int:
         """Count the files of a split."""
-        return len(self._files[split])
+        return len(self._files[split].names)
 
-    def pictures(self, split: Split) -> Iterator[Picture]:
-        """Yield the usable pictures of a split. Raises UserError after the last file if there was none."""
-        before, usable = len(self.report.skipped), 0
-        numbers = {name: number for number, name in enumerate(self.classes or ())}
-        for name, folder in self._files[split]:
-            path = self._root / name
-            if self.classes is not None and folder is None:
-                self._skip(path, "lies beside the class folders, so that it has no class")
-                continue
-            try:
-                pixels, conversions = decode(path)
-            except UndecodableError as error:
-                self._skip(path, str(error))
-                continue
-            self.report.converted.update(conversions)
-            usable += 1
-            yield Picture(pixels, None if self.classes is None or folder is None else numbers[folder])
-        if not usable:
-            raise self._nothing_usable(split, self.report.skipped[before:])
+    def parts(self, split: Split) -> Iterator[FolderPart]:
+        """Yield the files of a split in parts."""
+        files = self._files[split]
+        numbers: dict[str | None, int] = {name: number for number, name in enumerate(self.classes or ())}
+        for start in range(0, len(files.names), PICTURES_A_PART):
+            part = slice(start, start + PICTURES_A_PART)
+            labels = None if self.classes is None else [numbers.get(folder) for folder in files.folders[part]]
+            yield FolderPart(self._root, files.names[part], labels)
 
-    def _nothing_usable(self, split: Split, skipped: list[Skipped]) -> UserError:
+    def nothing_usable(self, split: Split, skipped: Sequence[Skipped]) -> UserError:
+        """Make the error for a split in which all files were skipped; the first reasons are told."""
         what = f"{self._root}: " if len(self.splits) == 1 else f"{self._root}: the {split} split: "
         if not skipped:
             return UserError(f"{what}holds no files; let data.root name a folder of pictures")
@@ -67,66 +91,75 @@ class ImageFolder:
         more = "; ..." if len(skipped) > _SHOWN_REASONS else ""
         return UserError(f"{what}none of the {len(skipped)} files tried is a usable picture ({reasons}{more})")
 
-    def _split_folders(self) -> dict[Split, Path]:
+    def _split_folders(self) -> dict[Split, str]:
+        """Name the folder of each split, below the root."""
         if not self._root.is_dir():
             what = "is not a folder" if self._root.exists() else "there is no such folder"
             raise UserError(f"data.root: {self._root}: {what}; image_folder needs a folder of pictures")
-        children = self._children(self._root, raising=True)
-        folders = {child.name: child for child in children if child.is_dir()}
-        if not folders or not folders.keys() <= _SPLIT_FOLDERS.keys():
-            return {"train": self._root}
+        children = self._children("", raising=True)
+        folders = [child for child in children if (self._root / child).is_dir()]
+        if not folders or not set(folders) <= _SPLIT_FOLDERS.keys():
+            return {"train": ""}
         if "train" not in folders:
             raise UserError(f"{self._root}: holds {', '.join(folders)} but no train folder")
-        if {"validation", "val"} <= folders.keys():
+        if {"validation", "val"} <= set(folders):
             raise UserError(f"{self._root}: holds both validation and val; keep one")
         for child in children:
-            if child.name not in folders:
+            if child not in folders:
                 self._skip(child, "lies beside the folders of the splits")
-        return {_SPLIT_FOLDERS[name]: folder for name, folder in folders.items()}
+        return {_SPLIT_FOLDERS[name]: name for name in folders}
 
-    def _walk_split(self, folder: Path) -> Iterator[_File]:
+    def _walk_split(self, folder: str) -> _Files:
+        files = _Files([], [])
         for child in self._children(folder):
-            class_folder = child.name if child.is_dir() else None
-            for path in self._walk(child, (_identity(folder),)):
-                yield _File(self._name(path), class_folder)
+            class_folder = child.rpartition("/")[2] if (self._root / child).is_dir() else None
+            for name in self._walk(child, (_identity(self._root / folder),)):
+                files.names.append(name)
+                files.folders.append(class_folder)
+        return files
 
     def _find_classes(self) -> list[str] | None:
         """Name the class folders, or None if there are no labels."""
-        inside = [file for files in self._files.values() for file in files if file.folder is not None]
-        beside = any(file.folder is None for files in self._files.values() for file in files)
+        folders = {folder for files in self._files.values() for folder in files.folders}
+        inside = folders - {None}
         # A folder of notes among loose pictures does not make a class.
-        if not inside or (beside and not any(is_picture(self._root / file.name) for file in inside)):
+        if not inside or (None in folders and not any(is_picture(self._root / name) for name in self._inside())):
             return None
-        return sorted({file.folder for file in inside if file.folder is not None})
+        return sorted(folder for folder in inside if folder is not None)
 
-    def _walk(self, path: Path, around: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+    def _inside(self) -> Iterator[str]:
+        """Yield the files in class folders."""
+        for files in self._files.values():
+            yield from (name for name, folder in zip(files.names, files.folders, strict=True) if folder is not None)
+
+    def _walk(self, name: str, around: tuple[tuple[int, int], ...]) -> Iterator[str]:
         """Yield the files at or below a path, by name, depth first."""
+        path = self._root / name
         if path.is_dir():
             if (identity := _identity(path)) in around:
-                self._skip(path, "a link to a folder that holds it")
+                self._skip(name, "a link to a folder that holds it")
                 return
-            for child in self._children(path):
+            for child in self._children(name):
                 yield from self._walk(child, (*around, identity))
         elif path.is_file() or not path.exists():
-            yield path
+            yield name
         else:
-            self._skip(path, "not a regular file")
+            self._skip(name, "not a regular file")
 
-    def _children(self, folder: Path, *, raising: bool = False) -> list[Path]:
+    def _children(self, folder: str, *, raising: bool = False) -> list[str]:
         """List a folder by name, without what is hidden."""
+        path = self._root / folder
         try:
-            return sorted((child for child in folder.iterdir() if not child.name.startswith(".")), key=lambda p: p.name)
+            names = sorted(child.name for child in path.iterdir() if not child.name.startswith("."))
         except OSError as error:
             if raising:
-                raise UserError(f"data.root: {folder}: cannot be read: {error.strerror}") from None
+                raise UserError(f"data.root: {path}: cannot be read: {error.strerror}") from None
             self._skip(folder, f"cannot be read: {error.strerror}")
             return []
+        return [f"{folder}/{name}" if folder else name for name in names]
 
-    def _skip(self, path: Path, reason: str) -> None:
-        self.report.skipped.append(Skipped(self._name(path), reason))
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self._root).as_posix()
+    def _skip(self, name: str, reason: str) -> None:
+        self.skipped.append(Skipped(name, reason))
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -1,5 +1,7 @@
 """A packed data set, opened from the folder that `prepare` wrote."""
 
+import math
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -7,17 +9,36 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ganflow.data.card import CARD_FILE, DataCard, Split
+from ganflow.data.images import Images
 from ganflow.errors import UserError
 
 
-def images_file(split: Split) -> str:
-    """Name the file of a split's pictures."""
-    return f"{split}_images.npy"
+def shard_file(split: Split, number: int) -> str:
+    """Name a file of a split's pictures; they are numbered from 0."""
+    return f"{split}_images-{number:05}.npy"
 
 
 def labels_file(split: Split) -> str:
     """Name the file of a split's labels."""
     return f"{split}_labels.npy"
+
+
+def file_sizes(card: DataCard) -> dict[str, int]:
+    """Give the size in bytes of each file of pictures or labels, by name."""
+    picture = (card.channels, card.resolution, card.resolution)
+    sizes = {}
+    for split in card.splits:
+        for number, count in enumerate(card.shards(split)):
+            sizes[shard_file(split, number)] = _size((count, *picture), np.dtype(np.uint8))
+        if card.classes is not None:
+            sizes[labels_file(split)] = _size((card.splits[split].count,), np.dtype(np.int64))
+    return sizes
+
+
+def _size(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    header = BytesIO()
+    np.lib.format.write_array_header_1_0(header, {"descr": dtype.str, "fortran_order": False, "shape": shape})
+    return header.tell() + math.prod(shape) * dtype.itemsize
 
 
 class PackedData:
@@ -28,11 +49,16 @@ class PackedData:
         self.folder = folder
         self.card = DataCard.load(folder / CARD_FILE)
 
-    def images(self, split: Split) -> NDArray[np.uint8]:
+    def images(self, split: Split) -> Images:
         """Map the pictures of a split: uint8 (n, channels, resolution, resolution), not writable."""
         card = self.card
-        shape = (card.splits[split].count, card.channels, card.resolution, card.resolution)
-        return self._map(images_file(split), shape, np.uint8)
+        picture = (card.channels, card.resolution, card.resolution)
+        return Images(
+            [
+                self._map(shard_file(split, number), (count, *picture), np.uint8)
+                for number, count in enumerate(card.shards(split))
+            ]
+        )
 
     def labels(self, split: Split) -> NDArray[np.int64] | None:
         """Map the classes of a split: int64 (n,), as indices into `card.classes`; None if there are no labels."""

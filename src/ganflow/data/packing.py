@@ -1,63 +1,34 @@
-"""Pack a source into a few large uint8 files with a data card, in bounded memory.
+"""Pack a source into shards, a few large uint8 files, with a data card: by several processes, in bounded memory."""
 
-Each picture is cropped to its central square, turned gray (ITU-R 601 luma) or RGB, and resized: by Lanczos, which
-filters out what is too fine, where it shrinks, and bicubically where it grows.
-"""
-
-import hashlib
-import json
 import os
-from array import array
+from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
-from tqdm import tqdm
 
 from ganflow.data.card import CARD_FILE, SPLITS, DataCard, Skipped, Split, SplitCard
-from ganflow.data.packed import images_file, labels_file
+from ganflow.data.digest import DataDigest
+from ganflow.data.format import Format
+from ganflow.data.packed import labels_file, shard_file
 from ganflow.data.sources import Source
-from ganflow.data.splitting import Keys, Labels, by_key, cut, picture_key, require_distinct
+from ganflow.data.splitting import Labels, by_key, cut, require_distinct
+from ganflow.data.spooling import Spool, spool
+from ganflow.data.workers import available_workers, working
 
 _CHUNK_BYTES = 2**20
-
-
-@dataclass(frozen=True)
-class Format:
-    """What all packed pictures have in common: uint8 (channels, resolution, resolution)."""
-
-    channels: int
-    resolution: int
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Shape of one packed picture."""
-        return self.channels, self.resolution, self.resolution
-
-    @property
-    def nbytes(self) -> int:
-        """Size of one packed picture."""
-        return self.channels * self.resolution**2
-
-
-@dataclass(frozen=True)
-class _Spool:
-    """The packed pictures of one split of the source, in its order: a raw file, and in memory the little rest."""
-
-    path: Path
-    keys: Keys
-    labels: Labels | None
+_SHARD_BYTES = 2**27  # of pixels, at most; each shard in use takes one of the files that a process may have open
+_SMALL = 10_000  # pictures that are packed before other processes have started
 
 
 @dataclass(frozen=True)
 class _Members:
     """Which pictures of a spool make up a split, in which order."""
 
-    spool: _Spool
+    spool: Spool
     indices: NDArray[np.int64]
 
     @property
@@ -75,16 +46,25 @@ def pack(
     validation_fraction: float,
     test_fraction: float,
     seed: int,
+    workers: int | None = None,
 ) -> DataCard:
-    """Write `<split>_images.npy`, `<split>_labels.npy` (with labels only) and the card into the folder `out`.
+    """Write `<split>_images-00000.npy`, ..., `<split>_labels.npy` (with labels only) and the card into a folder.
 
     Splits that the source has are kept; a missing test split, and then a missing validation split, are cut from the
-    training pictures. Raises UserError if there are too few pictures.
+    training pictures. `workers` is the number of processes that read and pack pictures, by default one for each CPU;
+    the result is the same for any. Raises UserError if there are too few pictures, or a process dies.
     """
+    count = workers or _fitting(sum(map(source.candidates, source.splits)))
     with TemporaryDirectory(dir=out, prefix=".spool-") as folder:
-        spools = {split: _spool(source, split, Path(folder) / split, packed_format, seed) for split in source.splits}
+        with working(count) as in_order:
+            spools = {
+                split: spool(
+                    source, split, Path(folder) / split, packed_format=packed_format, seed=seed, in_order=in_order
+                )
+                for split in source.splits
+            }
         splits = _split(spools, validation_fraction, test_fraction)
-        classes, skipped = source.classes, list(source.report.skipped)
+        classes, skipped = source.classes, [*source.skipped, *(each for s in spools.values() for each in s.skipped)]
         if classes is not None:
             used = np.unique(np.concatenate([spool.labels for spool in spools.values() if spool.labels is not None]))
             skipped += [
@@ -96,6 +76,7 @@ def pack(
         for split in SPLITS:
             writer.write(split, splits[split], out)
     mean, std = writer.mean_and_std
+    converted = sum((Counter(spool.converted) for spool in spools.values()), Counter())
     card = DataCard(
         name=name,
         source=source_name,
@@ -103,53 +84,23 @@ def pack(
         channels=packed_format.channels,
         classes=classes,
         splits=writer.cards,
+        pictures_a_shard=writer.pictures_a_shard,
         mean=mean,
         std=std,
-        digest=writer.digest,
+        digest=str(writer.digest),
         skipped=skipped,
-        converted=dict(sorted(source.report.converted.items())),
+        converted=dict(sorted(converted.items())),
     )
     card.save(out / CARD_FILE)
     return card
 
 
-def pack_picture(pixels: NDArray[np.uint8], packed_format: Format) -> NDArray[np.uint8]:
-    """Crop, colour and resize a picture, uint8 (h, w) or (h, w, 3), to (channels, resolution, resolution)."""
-    height, width = pixels.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    square = pixels[top : top + side, left : left + side]
-    gray = packed_format.channels == 1
-    if side == packed_format.resolution and (square.ndim == 2) == gray:
-        return square[None] if gray else square.transpose(2, 0, 1)
-    image = Image.fromarray(np.ascontiguousarray(square))
-    if gray:
-        image = image.convert("L")
-    if side != packed_format.resolution:
-        kernel = Image.Resampling.LANCZOS if side > packed_format.resolution else Image.Resampling.BICUBIC
-        image = image.resize((packed_format.resolution, packed_format.resolution), kernel)
-    if gray:
-        return np.asarray(image)[None]
-    return np.asarray(image.convert("RGB")).transpose(2, 0, 1)
+def _fitting(candidates: int) -> int:
+    """Give the number of processes that pay for so many pictures."""
+    return 1 if candidates < _SMALL else available_workers()
 
 
-def _spool(source: Source, split: Split, path: Path, packed_format: Format, seed: int) -> _Spool:
-    keys, labels = array("Q"), array("q")
-    bar = tqdm(source.pictures(split), f"packing {split}", source.candidates(split), unit=" pictures", disable=None)
-    with path.open("wb") as file:
-        for pixels, label in bar:
-            file.write(pack_picture(pixels, packed_format).tobytes())
-            keys.append(picture_key(pixels, seed))
-            if label is not None:
-                labels.append(label)
-    return _Spool(
-        path,
-        np.array(keys, dtype=np.uint64),
-        None if source.classes is None else np.array(labels, dtype=np.int64),
-    )
-
-
-def _split(spools: Mapping[Split, _Spool], validation_fraction: float, test_fraction: float) -> dict[Split, _Members]:
+def _split(spools: Mapping[Split, Spool], validation_fraction: float, test_fraction: float) -> dict[Split, _Members]:
     fractions: dict[Split, float] = {"test": test_fraction, "validation": validation_fraction}
     missing = {split: fraction for split, fraction in fractions.items() if split not in spools}
     train = spools["train"]
@@ -169,7 +120,7 @@ def _renumber(members: _Members, used: Labels) -> _Members:
     """Number the classes in use 0, 1, 2, ..."""
     spool = members.spool
     labels = None if spool.labels is None else np.searchsorted(used, spool.labels).astype(np.int64)
-    return _Members(_Spool(spool.path, spool.keys, labels), members.indices)
+    return _Members(replace(spool, labels=labels), members.indices)
 
 
 class _Writer:
@@ -177,16 +128,13 @@ class _Writer:
 
     def __init__(self, packed_format: Format, classes: list[str] | None) -> None:
         self.cards: dict[Split, SplitCard] = {}
+        self.pictures_a_shard = max(1, _SHARD_BYTES // packed_format.nbytes)
+        self.digest = DataDigest(classes)
         self._format = packed_format
         self._classes = classes
-        self._hash = hashlib.sha256(json.dumps(classes).encode())
         # Sums of whole numbers are exact in any order.
         self._sum = np.zeros(packed_format.channels, np.int64)
         self._sum_of_squares = np.zeros(packed_format.channels, np.int64)
-
-    @property
-    def digest(self) -> str:
-        return f"sha256:{self._hash.hexdigest()}"
 
     @property
     def mean_and_std(self) -> tuple[list[float], list[float]]:
@@ -197,31 +145,34 @@ class _Writer:
         return (mean / 255).tolist(), (std / 255).tolist()
 
     def write(self, split: Split, members: _Members, out: Path) -> None:
-        shape = (len(members.indices), *self._format.shape)
-        self._hash.update(json.dumps([split, shape]).encode())
-        with (out / images_file(split)).open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-            for chunk in self._chunks(members):
-                file.write(chunk)
-                self._hash.update(chunk)
-                if split == "train":
-                    self._add(chunk)
+        n = len(members.indices)
+        self.digest.begin(split, (n, *self._format.shape))
+        for number, start in enumerate(range(0, n, self.pictures_a_shard)):
+            indices = members.indices[start : start + self.pictures_a_shard]
+            with (out / shard_file(split, number)).open("wb") as file:
+                shape = (len(indices), *self._format.shape)
+                np.lib.format.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
+                for chunk in self._chunks(members.spool, indices):
+                    file.write(chunk)
+                    self.digest.add_pixels(chunk)
+                    if split == "train":
+                        self._add(chunk)
         counts = None
         if self._classes is not None and members.labels is not None:
             labels = members.labels.astype("<i8")
             np.save(out / labels_file(split), labels, allow_pickle=False)
-            self._hash.update(labels.tobytes())
+            self.digest.add_labels(labels)
             per_class = np.bincount(labels, minlength=len(self._classes)).tolist()
             counts = dict(zip(self._classes, per_class, strict=True))
-        self.cards[split] = SplitCard(shape[0], counts)
+        self.cards[split] = SplitCard(n, counts)
 
-    def _chunks(self, members: _Members) -> Iterator[bytes]:
+    def _chunks(self, spool: Spool, indices: NDArray[np.int64]) -> Iterator[bytes]:
         """Yield the bytes of the pictures, some at a time."""
         nbytes = self._format.nbytes
         length = max(1, _CHUNK_BYTES // nbytes)
-        with members.spool.path.open("rb") as file:
-            for start in range(0, len(members.indices), length):
-                offsets = (members.indices[start : start + length] * nbytes).tolist()
+        with spool.path.open("rb") as file:
+            for start in range(0, len(indices), length):
+                offsets = (spool.slots[indices[start : start + length]] * nbytes).tolist()
                 yield b"".join(os.pread(file.fileno(), nbytes, offset) for offset in offsets)
 
     def _add(self, chunk: bytes) -> None:

@@ -1,10 +1,9 @@
-"""Where pictures come from. A source yields them one at a time, split by split, in an order of its own."""
+"""Where pictures come from. A source yields them in parts, split by split, in an order of its own."""
 
 import socket
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -15,22 +14,29 @@ from numpy.typing import NDArray
 from ganflow.data.card import Skipped, Split
 from ganflow.errors import UserError
 
+PICTURES_A_PART = 512
 _DOWNLOAD_TIMEOUT = 30.0  # seconds without a byte: a network that swallows packets would hang for ever
 
 
 class Picture(NamedTuple):
-    """Pixels, uint8 (h, w) gray or (h, w, 3) RGB, and the index of the class, or None without labels."""
+    """Pixels, uint8 (h, w) gray or (h, w, 3) RGB, the index of the class, or None without labels, and conversions.
+
+    The conversions are the kinds that the pixels took to come out of their file.
+    """
 
     pixels: NDArray[np.uint8]
     label: int | None
+    conversions: tuple[str, ...] = ()
 
 
-@dataclass
-class Report:
-    """What a source left out, and how many pictures took each kind of conversion; filled as it is read."""
+class Part(Protocol):
+    """Some of the pictures of a source, in a small form that can be sent to another process and read there."""
 
-    skipped: list[Skipped] = field(default_factory=list)
-    converted: Counter[str] = field(default_factory=Counter)
+    def __len__(self) -> int:
+        """Count them, those included that will turn out to be unusable."""
+
+    def read(self) -> Iterator[Picture | Skipped]:
+        """Yield them in their order, or why one was left out."""
 
 
 class Source(Protocol):
@@ -45,14 +51,33 @@ class Source(Protocol):
         """The splits that the data set itself has, always with `train`."""
 
     @property
-    def report(self) -> Report:
-        """What was left out and converted so far."""
+    def skipped(self) -> Sequence[Skipped]:
+        """What was left out before any picture was read."""
 
     def candidates(self, split: Split) -> int:
         """Count the pictures of a split, those included that will turn out to be unusable."""
 
-    def pictures(self, split: Split) -> Iterator[Picture]:
-        """Yield the usable pictures of a split."""
+    def parts(self, split: Split) -> Iterator[Part]:
+        """Yield the pictures of a split in parts."""
+
+    def nothing_usable(self, split: Split, skipped: Sequence[Skipped], /) -> UserError:
+        """Make the error for a split in which all that there is was skipped."""
+
+
+@dataclass(frozen=True)
+class ArrayPart:
+    """Pictures (n, h, w) or (n, h, w, 3) that lie in memory, with their labels (n,)."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def read(self) -> Iterator[Picture]:
+        """Yield them."""
+        for pixels, label in zip(self.images, self.labels, strict=True):
+            yield Picture(pixels, int(label))
 
 
 class ArraySource:
@@ -63,17 +88,23 @@ class ArraySource:
     ) -> None:
         self.classes = classes
         self.splits = tuple(arrays)
-        self.report = Report()
+        self.skipped: tuple[Skipped, ...] = ()
         self._arrays = arrays
 
     def candidates(self, split: Split) -> int:
         """Count the pictures of a split."""
         return len(self._arrays[split][0])
 
-    def pictures(self, split: Split) -> Iterator[Picture]:
-        """Yield the pictures of a split."""
-        for pixels, label in zip(*self._arrays[split], strict=True):
-            yield Picture(pixels, int(label))
+    def parts(self, split: Split) -> Iterator[ArrayPart]:
+        """Yield the pictures of a split in parts."""
+        images, labels = self._arrays[split]
+        for start in range(0, len(images), PICTURES_A_PART):
+            part = slice(start, start + PICTURES_A_PART)
+            yield ArrayPart(images[part], labels[part])
+
+    def nothing_usable(self, split: Split, _: Sequence[Skipped], /) -> UserError:
+        """Make the error for a split without pictures."""
+        return UserError(f"data.source: the {split} split holds no pictures")
 
 
 def open_source(name: str, root: Path) -> Source:

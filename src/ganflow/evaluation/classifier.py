@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
+from ganflow.data.images import Images
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation.sampling import real_batches
@@ -33,6 +34,9 @@ _LEAST_IMAGES, _MOST_IMAGES = 60_000, 300_000
 _BATCH_SIZE = 128
 _LEARNING_RATE = 4e-3
 _WEIGHT_DECAY = 0.02
+# Splits lie in random order, so that the first pictures are a fair sample; of so many the error is small.
+_MOST_MEASURED = 100_000
+_READ_PIXELS = 1000 * 32 * 32  # at once, at most: activations take a hundred times as many bytes
 # The training pictures' features are scaled to this total variance (the trace of their covariance). Left alone, it
 # depends on the seed and the data, and with it the size of every FID; so a FID reads as per cent of that variance.
 _TOTAL_VARIANCE = 100.0
@@ -168,16 +172,18 @@ def _block(channels_in: int, channels_out: int, stride: int) -> list[nn.Module]:
     return [convolution, nn.BatchNorm2d(channels_out), nn.ReLU()]
 
 
-def _fit(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64], shown: int, seed: int) -> None:
+def _fit(network: Classifier, images: Images, labels: NDArray[np.int64], shown: int, seed: int) -> None:
     """Descend the cross-entropy over `shown` pictures, each shifted at random, in a one-cycle schedule."""
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=_LEARNING_RATE, fused=True, weight_decay=_WEIGHT_DECAY)
     steps = -(-shown // _BATCH_SIZE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, _LEARNING_RATE, total_steps=steps)
+    taken = np.empty((_BATCH_SIZE, *images.shape[1:]), np.uint8)
     network.train()
     with tqdm(total=shown, desc="training the feature extractor", unit=" pictures", disable=None) as bar:
         for indices in _batches(len(labels), steps, rng):
-            pixels = torch.from_numpy(_shift(images[indices], rng))
+            images.take(indices, taken)
+            pixels = torch.from_numpy(_shift(taken, rng))
             loss = cross_entropy(network(pixels), torch.from_numpy(labels[indices]))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
@@ -187,13 +193,19 @@ def _fit(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int6
     network.eval()
 
 
-def _standardise(network: Classifier, images: NDArray[np.uint8]) -> None:
-    """Set the scale of the features by their total variance over the pictures."""
+def _standardise(network: Classifier, images: Images) -> None:
+    """Set the scale of the features by their total variance over the pictures, or the first of many."""
     with torch.inference_mode():
-        of = moments(network.features(batch) for batch in real_batches(images, 1000))
+        of = moments(network.features(batch) for batch in _measured(images))
     variance = of.scatter.trace() / of.count
     if variance > 0:
         network.scale.copy_((_TOTAL_VARIANCE / variance).sqrt())
+
+
+def _measured(images: Images) -> Iterator[Tensor]:
+    """Read what measures are taken of, in batches: all pictures, or the first 100,000."""
+    at_once = max(1, min(1000, _READ_PIXELS // images.shape[-1] ** 2))
+    return real_batches(images, at_once, _MOST_MEASURED)
 
 
 def _batches(n: int, steps: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
@@ -216,13 +228,13 @@ def _shift(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return shifted.transpose(0, 3, 1, 2)
 
 
-def _accuracy(network: Classifier, images: NDArray[np.uint8], labels: NDArray[np.int64] | None) -> float | None:
-    """Give the share of pictures whose class has the largest logit; None without any."""
+def _accuracy(network: Classifier, images: Images, labels: NDArray[np.int64] | None) -> float | None:
+    """Give the share of pictures, or of the first of many, whose class has the largest logit; None without any."""
     if labels is None or len(labels) == 0:
         return None
     with torch.inference_mode():
-        chosen = torch.cat([network(batch).argmax(dim=1) for batch in real_batches(images, 1000)])
-    return float((chosen.numpy() == labels).mean())
+        chosen = torch.cat([network(batch).argmax(dim=1) for batch in _measured(images)])
+    return float((chosen.numpy() == labels[: len(chosen)]).mean())
 
 
 def _save(network: Classifier, shape: Shape, path: Path) -> str:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ganflow.data.images import Images
 from ganflow.data.quantise import to_uint8
 from ganflow.errors import UserError
 from ganflow.models.game import Game
@@ -90,7 +91,8 @@ def _pictures(network: nn.Module, inputs: Tensor) -> Tensor:
         return to_uint8(images)
 
 
-def real_batches(images: NDArray[np.uint8], batch_size: int) -> Iterator[Tensor]:
-    """Read pictures (n, c, h, w), memory-mapped or not, in batches of uint8 (batch_size, c, h, w), on the CPU."""
-    for start in range(0, len(images), batch_size):
-        yield torch.from_numpy(np.array(images[start : start + batch_size]))
+def real_batches(images: Images | NDArray[np.uint8], batch_size: int, count: int | None = None) -> Iterator[Tensor]:
+    """Read the first `count` pictures (n, c, h, w), or all, in batches of uint8 (batch_size, c, h, w), on the CPU."""
+    end = len(images) if count is None else min(count, len(images))
+    for start in range(0, end, batch_size):
+        yield torch.from_numpy(np.array(images[start : min(start + batch_size, end)]))

@@ -162,7 +162,7 @@ class Judge:
         return [there for there in found if there]
 
     def _real_batches(self, split: Split, n: int) -> Iterator[Tensor]:
-        return real_batches(self.packed.images(split)[:n], self.batch_size)
+        return real_batches(self.packed.images(split), self.batch_size, n)
 
     def _collected(self, batches: Iterable[Tensor], bar: "tqdm[Never]") -> _Collected:
         total: Moments | None = None

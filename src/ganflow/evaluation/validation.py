@@ -24,15 +24,16 @@ class ValidationFid:
 
     def __init__(self, packed: PackedData, extractor: Extractor) -> None:
         """Raises UserError where the validation split has fewer than two pictures."""
-        images = packed.images("validation")[:_MOST_REALS]
-        if len(images) < 2:
+        images = packed.images("validation")
+        self.reals = min(len(images), _MOST_REALS)
+        self.fakes = max(self.reals, _LEAST_FAKES)
+        if self.reals < 2:
             raise UserError(
-                f"train.fid_every_images: FID needs two validation pictures at least, not {len(images)}; raise "
+                f"train.fid_every_images: FID needs two validation pictures at least, not {self.reals}; raise "
                 "data.validation_fraction, or set train.fid_every_images: 0"
             )
-        self.reals, self.fakes = len(images), max(len(images), _LEAST_FAKES)
         self._extractor = extractor
-        self._moments = feature_moments(real_batches(images, _BATCH_SIZE), extractor)
+        self._moments = feature_moments(real_batches(images, _BATCH_SIZE, self.reals), extractor)
 
     @property
     def protocol(self) -> dict[str, str | int]:

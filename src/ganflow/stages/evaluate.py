@@ -178,7 +178,7 @@ def _untrained(model: FamilyParams, packed: PackedData, device: torch.device) ->
 
 
 def _discriminator(judge: Judge, live: Game, device: torch.device) -> DiscriminatorScores:
-    reals = real_batches(judge.packed.images(REALS)[: judge.n], judge.batch_size)
+    reals = real_batches(judge.packed.images(REALS), judge.batch_size, judge.n)
     fakes = generate(live, judge.n, judge.batch_size, _DISCRIMINATOR_SEED)
     with progress(2 * judge.n, "discriminator", " pictures") as bar:
         return score_discriminator(

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from ganflow.data.card import CARD_FILE, SPLITS, DataCard
+from ganflow.data.format import Format
 from ganflow.data.packed import PackedData
-from ganflow.data.packing import Format, pack
+from ganflow.data.packing import pack
 from ganflow.data.sources import open_source
 from ganflow.errors import UserError
 from ganflow.evaluation.classifier import train_classifier
@@ -17,10 +18,12 @@ from ganflow.params import Params
 _log = logging.getLogger("ganflow")
 
 
-def prepare(params: Params, out: Path) -> DataCard:
+def prepare(params: Params, out: Path, workers: int | None = None) -> DataCard:
     """Pack the data set into the folder `out`, and train its feature extractor where there are two classes or more.
 
-    `out` is replaced as a whole and at the end: a failure leaves what was there before. Raises UserError.
+    `workers` is the number of processes that read and pack the pictures; by default it follows from their number and
+    that of the CPUs. `out` is replaced as a whole and at the end: a failure leaves what was there before.
+    Raises UserError.
     """
     data = params.data
     source = open_source(data.source, Path(data.root))
@@ -34,6 +37,7 @@ def prepare(params: Params, out: Path) -> DataCard:
             validation_fraction=data.validation_fraction,
             test_fraction=data.test_fraction,
             seed=data.seed,
+            workers=workers,
         )
         _summarise(card)
         if card.classes is not None and len(card.classes) > 1:

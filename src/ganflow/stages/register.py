@@ -23,6 +23,7 @@ from ganflow.stages.evaluate import FAKES_SEED, judge_of
 from ganflow.tracking import evaluations, runs, store
 from ganflow.training.device import pick_device
 from ganflow.training.weights import GENERATORS, folder_of, load_game, weights_digest
+from ganflow.urls import public
 
 REGISTRATION_FILE = "registration.json"
 
@@ -82,7 +83,7 @@ def register(  # noqa: PLR0917 (the folders of all stages)
         "weights_digest": weights,
         "protocol_digest": protocol.digest,
         "data_digest": protocol.data_digest,
-        "tracking_uri": store.public(client.tracking_uri),
+        "tracking_uri": public(client.tracking_uri),
     }
     _write(report, result)
     _log.info("%s: %s", f"{name} version {version}" if version else name, decision.reason)

@@ -17,7 +17,8 @@ from PIL import Image, UnidentifiedImageError
 
 from ganflow.errors import UserError
 from ganflow.tracking.runs import RUN_FILE, RunRef, read_run, write_json
-from ganflow.tracking.store import REFUSED_CONTENT, connect, explained, find_run, public, tracking_uri
+from ganflow.tracking.store import REFUSED_CONTENT, connect, explained, find_run, tracking_uri
+from ganflow.urls import public
 
 _LONGEST_PAUSE = 15.0
 _THUMBNAIL = 256  # side, in pixels, of the small copies that MLflow's image grid shows

@@ -19,7 +19,8 @@ from ganflow import __version__
 from ganflow.data.card import DataCard
 from ganflow.errors import UserError
 from ganflow.params import Params, dump
-from ganflow.tracking.store import connect, experiment_id, explained, find_run, public, tracking_uri
+from ganflow.tracking.store import connect, experiment_id, explained, find_run, tracking_uri
+from ganflow.urls import public
 
 _Item = TypeVar("_Item")
 _DIGEST_LENGTH = 36  # longest digest that MLflow keeps of a data set

@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 
 from ganflow.errors import UserError
 from ganflow.home import home, locked
+from ganflow.urls import public
 
 REFUSED_CONTENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST", "INVALID_STATE"}
 _REFUSED_ACCESS = {"PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "UNAUTHENTICATED"}
@@ -32,11 +33,6 @@ def tracking_uri() -> str:
         root = str(home()).replace("%", "%25").replace("?", "%3F")
         return f"sqlite:///{root}/{path}"
     return uri
-
-
-def public(text: str) -> str:
-    """Take the credentials out of every URI in a text."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "", text)
 
 
 def connect(uri: str | None = None) -> MlflowClient:

@@ -17,7 +17,8 @@ from ganflow.errors import UserError
 from ganflow.params import override
 from ganflow.tracking.evaluations import TAG_CAUTION, TAG_PROTOCOL
 from ganflow.tracking.runs import TAG_DATA_DIGEST, TAG_KIND, flat, write_json
-from ganflow.tracking.store import connect, explained, public, tracking_uri
+from ganflow.tracking.store import connect, explained, tracking_uri
+from ganflow.urls import public
 
 _SEED = "seed"
 _KINDS = {"training", "restored", "evaluation"}

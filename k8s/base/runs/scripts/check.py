@@ -9,7 +9,8 @@ from pathlib import Path
 import torch
 
 from ganflow.errors import UserError
-from ganflow.tracking.store import connect, public, tracking_uri
+from ganflow.tracking.store import connect, tracking_uri
+from ganflow.urls import public
 
 
 def main(arguments: list[str]) -> int:

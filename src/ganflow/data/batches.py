@@ -1,5 +1,7 @@
 """Endless mini-batches of the training pictures, each a pure function of the seed and the position in the stream."""
 
+import time
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -43,12 +45,16 @@ class Batches:
         self._share = share
         self._resident = _load(images, device) if _fits(images.nbytes, device) else None
         self._orders: dict[int, tuple[NDArray[np.int64], Tensor]] = {}
+        self.waited = 0.0
+        """Seconds in which the caller has waited for pictures."""
 
     def batch(self, position: int) -> Batch:
         """Make the batch that begins at picture number `position` of the stream: float32 (batch_size, c, h, w)."""
         order, on_device = self._indices(position)
         order, on_device = order[self._share], on_device[self._share]
+        before = time.perf_counter()
         images = self._gather(order) if self._resident is None else self._resident.index_select(0, on_device)
+        self.waited += time.perf_counter() - before
         labels = None if self._labels is None else self._labels.index_select(0, on_device)
         return Batch(to_float(images), labels)
 

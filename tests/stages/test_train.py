@@ -52,6 +52,7 @@ TREE = {
 TICKS = [80, 160, 240, 320, 400]
 SAMPLES = [0, 200, 400]
 WEIGHTS = ("generator.safetensors", "generator_live.safetensors", "discriminator.safetensors")
+RECORD = ("history.csv", "warnings.json", "run.json")
 PREPARED, TRAINED = Path("artifacts/prepare"), Path("artifacts/train")
 
 
@@ -131,15 +132,16 @@ def test_a_training_from_start_to_end(ready: Path, capsys: pytest.CaptureFixture
     TRAINED.mkdir(parents=True)
     (TRAINED / "of_another_training.txt").touch()
     assert cli.main(["train"]) == 0
-    assert {path.name for path in TRAINED.iterdir()} == {*WEIGHTS, "history.csv", "samples", "run.json"}
+    assert {path.name for path in TRAINED.iterdir()} == {*WEIGHTS, *RECORD, "samples"}
     assert sorted(path.name for path in (TRAINED / "samples").iterdir()) == [f"{n:09d}.png" for n in SAMPLES]
     run = run_of(ready)
     assert_complete(ready, run)
     assert run.data.params["train.images"] == "400"
     assert run.data.params["model.hidden_units"] == "4"
     assert set(history(TRAINED)[0]) == {
-        *("images", "images_per_second", "discriminator_loss", "generator_loss"),
-        *("d_real", "d_fake", "batch_accuracy"),
+        *("images", "images_per_second", "data_wait", "host_memory_gib"),
+        *("discriminator_loss", "discriminator_grad_norm", "generator_loss", "generator_grad_norm"),
+        *("d_real", "d_fake", "batch_accuracy", "sample_variety"),
     }
     assert [path for path in (ready / ".ganflow" / "train").iterdir() if path.is_dir()] == []
     assert not (ready / ".ganflow" / "unsent").exists()
@@ -399,7 +401,7 @@ def test_the_best_checkpoint_lies_beside_the_last(repository: Path, classified: 
     out = repository / "out"
     stage.train(with_fids(), classified, out, repository / "states")
 
-    assert {path.name for path in out.iterdir()} == {*WEIGHTS, "history.csv", "fid.csv", "samples", "run.json", "best"}
+    assert {path.name for path in out.iterdir()} == {*WEIGHTS, *RECORD, "fid.csv", "samples", "best"}
     assert {path.name for path in (out / "best").iterdir()} == {*WEIGHTS, "best.json"}
     run = run_of(repository, out)
     fids = points(repository, run, "train/validation_fid")

@@ -1,5 +1,6 @@
 """The second stage: play the game on packed data, and leave finished weights, history and samples."""
 
+import json
 import logging
 import math
 import shutil
@@ -25,11 +26,15 @@ from ganflow.tracking.runs import resume_run
 from ganflow.training import checkpoint, loop
 from ganflow.training.best import VALUES, Best
 from ganflow.training.device import pick_device
+from ganflow.training.health import Health
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
 from ganflow.training.state import state_digest
 from ganflow.training.team import Team, joined_team
 from ganflow.training.weights import BEST, DISCRIMINATOR, GENERATORS, Origin, save_weights
+
+WARNINGS = "warnings.json"
+"""File of what went wrong with a training, below its outputs: `images`, `kind` and `text` of each warning."""
 
 _log = logging.getLogger("ganflow")
 
@@ -58,7 +63,13 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
             with sender, _stop_signals() as asked_to_stop:
                 try:
                     loop.train(
-                        match, _fixed_inputs(match, params), state, journal, lambda: bool(asked_to_stop), best=best
+                        match,
+                        _fixed_inputs(match, params),
+                        state,
+                        journal,
+                        lambda: bool(asked_to_stop),
+                        best=best,
+                        health=Health(params),
                     )
                 except BaseException as error:
                     stopped = isinstance(error, loop.InterruptedTraining | KeyboardInterrupt)
@@ -69,6 +80,7 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
                 journal.write_history(out / "history.csv", lambda name: name not in VALUES)
                 if best is not None:
                     journal.write_history(out / "fid.csv", lambda name: name in VALUES)
+                (out / WARNINGS).write_text(json.dumps(journal.warnings(), indent=2) + "\n", encoding="utf-8")
                 shutil.copytree(state / "samples", out / "samples")
                 journal.add_status(match.images, "FINISHED")
                 unsent = sender.close()

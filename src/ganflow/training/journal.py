@@ -1,7 +1,7 @@
 """The journal of a training: what happened, appended to a local file before anybody is told.
 
-One JSON object a line, in the order of the images: `{"images", "time", and one of "values" | "samples" | "status"}`,
-with the time in milliseconds since 1970. A line without its newline was torn by a kill and does not count.
+One JSON object a line, in the order of the images: `{"images", "time", and one of "values" | "samples" | "warning" |
+"status"}`, with the time in milliseconds since 1970. A line without its newline was torn by a kill and does not count.
 """
 
 import csv
@@ -31,6 +31,7 @@ class Journal:
         self._last = {
             kind: max((x["images"] for x in lines if kind in x), default=-1) for kind in ("values", "samples")
         }
+        self._warned = {x["warning"]["kind"] for x in lines if "warning" in x}
 
     def add_values(self, images: int, values: dict[str, float]) -> None:
         """Record the values of a tick."""
@@ -39,6 +40,14 @@ class Journal:
     def add_samples(self, images: int, picture: str) -> None:
         """Record a grid of samples by its path relative to the journal's folder."""
         self._append_new("samples", images, picture)
+
+    def add_warning(self, images: int, kind: str, text: str) -> bool:
+        """Record a warning, and say whether it is the first of its kind; any other is left out."""
+        if kind in self._warned:
+            return False
+        self._append({"images": images, "time": _now(), "warning": {"kind": kind, "text": text}})
+        self._warned.add(kind)
+        return True
 
     def add_status(self, images: int, status: Status) -> None:
         """Record how the training ended, or that it was interrupted."""
@@ -49,6 +58,10 @@ class Journal:
         if self.path.exists():
             with self.path.open(encoding="utf-8") as file:
                 yield from map(json.loads, file)
+
+    def warnings(self) -> list[dict[str, Any]]:
+        """Give the warnings: `images`, `kind` and `text` of each."""
+        return [{"images": line["images"], **line["warning"]} for line in self.lines() if "warning" in line]
 
     def write_history(self, path: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
         """Write values as CSV: the column `images`, then one per wanted value, without the group's prefix.

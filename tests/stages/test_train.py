@@ -32,7 +32,7 @@ from ganflow.evaluation.extractor import load_extractor
 from ganflow.evaluation.validation import ValidationFid
 from ganflow.params import Params
 from ganflow.stages import train as stage
-from ganflow.training import loop
+from ganflow.training import health, loop
 from ganflow.training.match import Match
 from ganflow.training.weights import load_game, read_origin
 
@@ -138,6 +138,7 @@ def test_a_training_from_start_to_end(ready: Path, capsys: pytest.CaptureFixture
     assert_complete(ready, run)
     assert run.data.params["train.images"] == "400"
     assert run.data.params["model.hidden_units"] == "4"
+    assert json.loads((TRAINED / "warnings.json").read_text()) == []
     assert set(history(TRAINED)[0]) == {
         *("images", "images_per_second", "data_wait", "host_memory_gib"),
         *("discriminator_loss", "discriminator_grad_norm", "generator_loss", "generator_grad_norm"),
@@ -152,6 +153,23 @@ def test_a_training_from_start_to_end(ready: Path, capsys: pytest.CaptureFixture
     average, live = (load_file(TRAINED / name) for name in WEIGHTS[:2])
     assert all(torch.isfinite(tensor).all() for tensor in average.values())
     assert any(not torch.equal(average[name], live[name]) for name in average)
+
+
+def test_a_warning_is_in_the_log_the_outputs_and_mlflow(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, though the training is stopped and goes on."""
+    monkeypatch.setattr(health, "_PERFECT", 0.0)
+    with monkeypatch.context() as patched:
+        before_round(patched, 264, lambda match: os.kill(os.getpid(), signal.SIGTERM))
+        assert cli.main(["train"]) == 130
+    assert cli.main(["train"]) == 0
+    (warning,) = json.loads((TRAINED / "warnings.json").read_text())
+    assert (warning["images"], warning["kind"]) == (240, "saturated")
+    said = f"at 240 images {warning['text']}"
+    assert [record.getMessage() for record in caplog.records if "saturates" in record.message] == [f"caution: {said}"]
+    assert run_of(ready).data.tags["ganflow.warning.saturated"] == f"at 240 images: {warning['text']}"
+    assert_complete(ready, run_of(ready))
 
 
 def test_the_seed_decides_the_result(ready: Path) -> None:

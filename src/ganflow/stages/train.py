@@ -1,6 +1,5 @@
 """The second stage: play the game on packed data, and leave finished weights, history and samples."""
 
-import json
 import logging
 import math
 import shutil
@@ -33,14 +32,11 @@ from ganflow.training.state import state_digest
 from ganflow.training.team import Team, joined_team
 from ganflow.training.weights import BEST, DISCRIMINATOR, GENERATORS, Origin, save_weights
 
-WARNINGS = "warnings.json"
-"""File of what went wrong with a training, below its outputs: `images`, `kind` and `text` of each warning."""
-
 _log = logging.getLogger("ganflow")
 
 
 def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run: str = "") -> None:
-    """Train on the packed data in `prepared` and write weights, history.csv, samples/ and run.json into `out`.
+    """Train on the packed data in `prepared`, and leave weights, history.csv, samples/ and so on in `out`.
 
     `states` holds the resume state, in `train/<digest>`: a training that was interrupted goes on from there.
     Its run in MLflow is opened below `parent_run`, where one is given.
@@ -80,7 +76,7 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
                 journal.write_history(out / "history.csv", lambda name: name not in VALUES)
                 if best is not None:
                     journal.write_history(out / "fid.csv", lambda name: name in VALUES)
-                (out / WARNINGS).write_text(json.dumps(journal.warnings(), indent=2) + "\n", encoding="utf-8")
+                journal.write_warnings(out / "warnings.json")
                 shutil.copytree(state / "samples", out / "samples")
                 journal.add_status(match.images, "FINISHED")
                 unsent = sender.close()

@@ -59,10 +59,6 @@ class Journal:
             with self.path.open(encoding="utf-8") as file:
                 yield from map(json.loads, file)
 
-    def warnings(self) -> list[dict[str, Any]]:
-        """Give the warnings: `images`, `kind` and `text` of each."""
-        return [{"images": line["images"], **line["warning"]} for line in self.lines() if "warning" in line]
-
     def write_history(self, path: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
         """Write values as CSV: the column `images`, then one per wanted value, without the group's prefix.
 
@@ -77,6 +73,11 @@ class Journal:
             writer = csv.writer(file)
             writer.writerow(["images", *names])
             writer.writerows([images, *(values.get(name) for name in names)] for images, values in rows if values)
+
+    def write_warnings(self, path: Path) -> None:
+        """Write the warnings as a JSON list of `{"images", "kind", "text"}`, empty where all went well."""
+        warnings = [{"images": line["images"], **line["warning"]} for line in self.lines() if "warning" in line]
+        path.write_text(json.dumps(warnings, indent=2) + "\n", encoding="utf-8")
 
     def _append_new(self, kind: str, images: int, content: Any) -> None:
         if images > self._last[kind]:

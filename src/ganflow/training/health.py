@@ -24,6 +24,8 @@ _ALIKE = 0.3
 """Variety below which pictures are of few kinds."""
 _BEGINNING, _BEGINNING_IMAGES = 1 / 3, 50_000
 """Share of the training, and images, through which a healthy generator may still be at that."""
+_RISING = 1.05
+"""Ratio to all before by which the variety of a generator that is only slow goes on to rise."""
 _LOST = 0.5
 """Share of its best variety below which a generator has lost what it could make."""
 
@@ -104,7 +106,8 @@ def _collapsed(curves: Mapping[str, Sequence[float]], begun: bool) -> str:
     if len(recent) < _IN_A_ROW:
         return ""
     best = min(max(varieties), 1.0)  # more than that of real pictures is noise
-    if begun and max(recent) < _ALIKE:
+    before = max(varieties[:-_IN_A_ROW], default=0.0)
+    if begun and max(recent) < min(_ALIKE, _RISING * before):
         seen = ""
     elif best > _ALIKE and max(recent) < _LOST * best:
         seen = f", once {best:.2f} times"

@@ -17,9 +17,10 @@ from ganflow.tracking.sweeps import Trial
 
 NASTY = """<script>alert("1")</script> & '<img src=x>'"""
 HISTORY = (
-    "images,generator_loss,discriminator_loss,d_real,d_fake,validation_fid,best_fid\n"
-    "100,0.7,1.4,0.5,0.5,9,9\n"
-    "200,0.9,1.1,0.6,0.4,10,9\n"
+    "images,generator_loss,discriminator_loss,d_real,d_fake,generator_grad_norm,discriminator_grad_norm,sample_variety,"
+    "validation_fid,best_fid\n"
+    "100,0.7,1.4,0.5,0.5,2,3,0.2,9,9\n"
+    "200,0.9,1.1,0.6,0.4,1,4,0.8,10,9\n"
 )
 OPEN = {"meta", "img"}  # elements that have no end
 
@@ -130,12 +131,12 @@ def test_the_curves_show_the_history(trained: Path) -> None:
     first = Page(report.training_page(trained, "one")).pictures
     assert first == Page(report.training_page(trained, "one")).pictures
     seen = set(first)
-    for column in range(1, 7):
+    for column in range(1, 10):
         rows = [line.split(",") for line in HISTORY.splitlines()]
         rows[2][column] = "0.05"
         (trained / "history.csv").write_text("\n".join(",".join(row) for row in rows))
         seen.update(Page(report.training_page(trained, "other")).pictures)
-    assert len(seen) == 7
+    assert len(seen) == 10
 
 
 @pytest.mark.parametrize(
@@ -160,6 +161,16 @@ def test_a_training_that_left_neither_values_nor_samples(trained: Path, history:
     page = Page(report.training_page(trained, "a title"))
     assert page.pictures == []
     assert page.shown.strip() == "a title"
+
+
+def test_a_training_shows_what_went_wrong(trained: Path) -> None:
+    warnings = [{"images": 12000, "kind": "saturated", "text": "the discriminator wins"}, {"images": 9, "text": NASTY}]
+    (trained / "warnings.json").write_text(json.dumps(warnings))
+    page = Page(report.training_page(trained, "a title"))
+    assert "At 12,000 images, the discriminator wins." in page.shown
+    assert f"At 9 images, {NASTY}." in page.shown
+    (trained / "warnings.json").write_text("[]")
+    assert "At " not in Page(report.training_page(trained, "a title")).shown
 
 
 # An evaluation

@@ -71,6 +71,9 @@ class Writer:
         Image.new("L", (32, 16)).save(self.state / name)
         self._line(images, samples=name)
 
+    def warning(self, images: int, kind: str) -> None:
+        self._line(images, warning={"kind": kind, "text": f"it is {kind}"})
+
     def status(self, images: int, status: str) -> None:
         self._line(images, status=status)
 
@@ -313,6 +316,7 @@ def test_journal_arrives(writer: Writer, params: Params, card: DataCard) -> None
         for images in range(8, 800, 8):
             writer.values(images)
         writer.samples(800)
+        writer.warning(800, "saturated")
         writer.status(800, "FINISHED")
         writer.torn()
         assert sender.close() == 0
@@ -321,6 +325,7 @@ def test_journal_arrives(writer: Writer, params: Params, card: DataCard) -> None
     assert run.info.status == "FINISHED"
     assert run.info.end_time == writer.time
     assert run.data.tags["mlflow.loggedImages"] == "True"
+    assert run.data.tags["ganflow.warning.saturated"] == "at 800 images: it is saturated"
     assert len(pictures(ref)) == 4
 
 

@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,15 @@ _CURVES = (
         "mean probability of being real",
         {"d_real": "real pictures", "d_fake": "generated pictures"},
     ),
+    (
+        "How strongly they are pulled",
+        "norm of the gradient",
+        {"generator_grad_norm": "generator", "discriminator_grad_norm": "discriminator"},
+    ),
+    ("How varied the samples are", "1: as real pictures", {"sample_variety": "averaged generator"}),
     ("FID against the validation split", "FID", {"validation_fid": "averaged generator", "best_fid": "best so far"}),
 )
+_CURVES_A_ROW = 3
 _STYLE = (
     "body{font:14px system-ui,sans-serif;margin:1.5em;color:#222}img{image-rendering:pixelated;max-width:100%}"
     "img.curves{image-rendering:auto}table{border-collapse:collapse}td,th{padding:.2em .8em;text-align:left;"
@@ -35,10 +43,11 @@ _STYLE = (
 
 
 def training_page(trained: Path, title: str) -> str:
-    """Show the last sample grid and the curves of the training that left the folder `trained`."""
+    """Show what went wrong, the last sample grid and the curves of the training that left the folder `trained`."""
     history = [row for name in ("history.csv", "fid.csv") for row in _rows(trained / name)]
     samples = sorted((trained / "samples").glob("*.png"), key=lambda path: int(path.stem))
     parts = [f"<h2>{escape(title)}</h2>"]
+    parts += [f"<p class=caution>{escape(text)}</p>" for text in _warnings(trained / "warnings.json")]
     if samples:
         parts.append(f"<h3>Samples after {int(samples[-1].stem):,} images</h3>{_image(samples[-1].read_bytes(), 512)}")
     if history:
@@ -104,6 +113,12 @@ def registration_summary(result: Mapping[str, Any]) -> str:
     return _markdown("Registration", rows)
 
 
+def _warnings(path: Path) -> list[str]:
+    if not path.exists():
+        return []
+    return [f"At {x['images']:,} images, {x['text']}." for x in json.loads(path.read_text(encoding="utf-8"))]
+
+
 def _rows(path: Path) -> list[dict[str, str]]:
     """Read a table; a training without FIDs on its way has none of them."""
     if not path.exists():
@@ -114,9 +129,11 @@ def _rows(path: Path) -> list[dict[str, str]]:
 
 def _curves(history: Sequence[Mapping[str, str]]) -> bytes:
     curves = [curve for curve in _CURVES if any(row.get(column) for column in curve[2] for row in history)]
-    figure = Figure(figsize=(6 * max(len(curves), 1), 4), dpi=80, layout="constrained")
-    all_axes = figure.subplots(1, max(len(curves), 1), squeeze=False)[0, : len(curves)]
-    for axes, (title, label, columns) in zip(all_axes, curves, strict=True):
+    across = max(min(len(curves), _CURVES_A_ROW), 1)
+    rows = max(ceil(len(curves) / across), 1)
+    figure = Figure(figsize=(6 * across, 4 * rows), dpi=80, layout="constrained")
+    for place, (title, label, columns) in enumerate(curves, 1):
+        axes = figure.add_subplot(rows, across, place)
         for column, name in columns.items():
             points = [(int(row["images"]), float(row[column])) for row in history if row.get(column)]
             if points:

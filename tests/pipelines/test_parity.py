@@ -10,6 +10,7 @@ import pytest
 from mlflow import MlflowClient
 from repositories import ROOT, Repository
 
+from ganflow.training import machine
 from ganflow.training.weights import DISCRIMINATOR, GENERATORS
 
 EXPERIMENT = """say "GAN", it's 生成 \\ {{x}}"""  # what breaks texts with placeholders
@@ -31,9 +32,7 @@ class Outcome:
 
     def history(self) -> list[dict[str, str]]:
         with (self.folders["train"] / "history.csv").open(newline="", encoding="utf-8") as file:
-            return [
-                {key: value for key, value in row.items() if key != "images_per_second"} for row in csv.DictReader(file)
-            ]
+            return [{name: x for name, x in row.items() if name not in machine.VALUES} for row in csv.DictReader(file)]
 
     def run(self) -> Any:
         return self.client.get_run(self.read("train", "run.json")["run_id"])

@@ -33,7 +33,7 @@ from ganflow.evaluation.extractor import load_extractor
 from ganflow.evaluation.validation import ValidationFid
 from ganflow.params import Params
 from ganflow.stages import train as stage
-from ganflow.training import loop
+from ganflow.training import health, loop
 from ganflow.training.match import Match
 from ganflow.training.weights import load_game, read_origin
 
@@ -53,6 +53,7 @@ TREE = {
 TICKS = [80, 160, 240, 320, 400]
 SAMPLES = [0, 200, 400]
 WEIGHTS = ("generator.safetensors", "generator_live.safetensors", "discriminator.safetensors")
+RECORD = ("history.csv", "warnings.json", "run.json")
 PREPARED, TRAINED = Path("artifacts/prepare"), Path("artifacts/train")
 
 
@@ -132,15 +133,17 @@ def test_a_training_from_start_to_end(ready: Path, capsys: pytest.CaptureFixture
     TRAINED.mkdir(parents=True)
     (TRAINED / "of_another_training.txt").touch()
     assert cli.main(["train"]) == 0
-    assert {path.name for path in TRAINED.iterdir()} == {*WEIGHTS, "history.csv", "samples", "run.json"}
+    assert {path.name for path in TRAINED.iterdir()} == {*WEIGHTS, *RECORD, "samples"}
     assert sorted(path.name for path in (TRAINED / "samples").iterdir()) == [f"{n:09d}.png" for n in SAMPLES]
     run = run_of(ready)
     assert_complete(ready, run)
     assert run.data.params["train.images"] == "400"
     assert run.data.params["model.hidden_units"] == "4"
+    assert json.loads((TRAINED / "warnings.json").read_text()) == []
     assert set(history(TRAINED)[0]) == {
-        *("images", "images_per_second", "discriminator_loss", "generator_loss"),
-        *("d_real", "d_fake", "batch_accuracy"),
+        *("images", "images_per_second", "data_wait", "host_memory_gib"),
+        *("discriminator_loss", "discriminator_grad_norm", "generator_loss", "generator_grad_norm"),
+        *("d_real", "d_fake", "batch_accuracy", "sample_variety"),
     }
     assert [path for path in (ready / ".ganflow" / "train").iterdir() if path.is_dir()] == []
     assert not (ready / ".ganflow" / "unsent").exists()
@@ -151,6 +154,23 @@ def test_a_training_from_start_to_end(ready: Path, capsys: pytest.CaptureFixture
     average, live = (load_file(TRAINED / name) for name in WEIGHTS[:2])
     assert all(torch.isfinite(tensor).all() for tensor in average.values())
     assert any(not torch.equal(average[name], live[name]) for name in average)
+
+
+def test_a_warning_is_in_the_log_the_outputs_and_mlflow(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Once, though the training is stopped and goes on."""
+    monkeypatch.setattr(health, "_PERFECT", 0.0)
+    with monkeypatch.context() as patched:
+        before_round(patched, 264, lambda match: os.kill(os.getpid(), signal.SIGTERM))
+        assert cli.main(["train"]) == 130
+    assert cli.main(["train"]) == 0
+    (warning,) = json.loads((TRAINED / "warnings.json").read_text())
+    assert (warning["images"], warning["kind"]) == (240, "saturated")
+    said = f"at 240 images {warning['text']}"
+    assert [record.getMessage() for record in caplog.records if "saturates" in record.message] == [f"caution: {said}"]
+    assert run_of(ready).data.tags["ganflow.warning.saturated"] == f"at 240 images: {warning['text']}"
+    assert_complete(ready, run_of(ready))
 
 
 def test_the_seed_decides_the_result(ready: Path) -> None:
@@ -400,7 +420,7 @@ def test_the_best_checkpoint_lies_beside_the_last(repository: Path, classified: 
     out = repository / "out"
     stage.train(with_fids(), classified, out, repository / "states")
 
-    assert {path.name for path in out.iterdir()} == {*WEIGHTS, "history.csv", "fid.csv", "samples", "run.json", "best"}
+    assert {path.name for path in out.iterdir()} == {*WEIGHTS, *RECORD, "fid.csv", "samples", "best"}
     assert {path.name for path in (out / "best").iterdir()} == {*WEIGHTS, "best.json"}
     run = run_of(repository, out)
     fids = points(repository, run, "train/validation_fid")

@@ -87,6 +87,28 @@ def test_a_journal_of_nothing_but_a_torn_line(tmp_path: Path) -> None:
     assert (tmp_path / "journal.jsonl").read_bytes() == b""
 
 
+def test_each_kind_of_warning_is_recorded_once(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add_values(100, {"train/x": 1.0})
+    assert journal.add_warning(100, "saturated", "so")
+    assert not journal.add_warning(200, "saturated", "again")
+    again = Journal(tmp_path)
+    assert not again.add_warning(100, "saturated", "again")
+    assert again.add_warning(50, "collapsed", "too")
+    again.write_warnings(tmp_path / "warnings.json")
+    assert json.loads((tmp_path / "warnings.json").read_text()) == [
+        {"images": 100, "kind": "saturated", "text": "so"},
+        {"images": 50, "kind": "collapsed", "text": "too"},
+    ]
+    journal.write_history(tmp_path / "history.csv")
+    assert (tmp_path / "history.csv").read_text().split() == ["images,x", "100,1.0"]
+
+
+def test_no_warnings(tmp_path: Path) -> None:
+    Journal(tmp_path).write_warnings(tmp_path / "warnings.json")
+    assert json.loads((tmp_path / "warnings.json").read_text()) == []
+
+
 def test_history_has_the_ticks_alone(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
     journal.add_samples(0, "first.png")

@@ -16,8 +16,9 @@ from ganflow import params
 from ganflow.data.batches import Batches
 from ganflow.data.grid import save_grid
 from ganflow.data.quantise import to_uint8
-from ganflow.training import checkpoint, loop
+from ganflow.training import checkpoint, health, loop, machine
 from ganflow.training.best import Best
+from ganflow.training.health import Health
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
 
@@ -37,10 +38,10 @@ TRAIN: dict[str, Any] = {
 }
 
 
-def new_match(family: str = "vanilla", **train: Any) -> Match:
+def new_match(family: str = "vanilla", pictures: int = 50, **train: Any) -> Match:
     parsed = params.parse({"model": MODELS[family], "train": {**TRAIN, **train}})
     torch.manual_seed(0)
-    images = np.random.default_rng(0).integers(0, 256, (50, 1, 8, 8), dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 256, (pictures, 1, 8, 8), dtype=np.uint8)
     batches = Batches(images, None, parsed.train.batch_size, 0, CPU)
     return Match(parsed.model.build(1, 8), batches, parsed.train, CPU)
 
@@ -50,10 +51,16 @@ def fixed_inputs(match: Match) -> Tensor:
 
 
 def run(
-    match: Match, state: Path, stop: Callable[[], bool] = lambda: False, *, best: Callable[[Path], Best] | None = None
+    match: Match,
+    state: Path,
+    stop: Callable[[], bool] = lambda: False,
+    *,
+    best: Callable[[Path], Best] | None = None,
+    judge: Health | None = None,
 ) -> Match:
     state.mkdir(exist_ok=True)
-    loop.train(match, fixed_inputs(match), state, Journal(state), stop, best=best(state) if best else None)
+    kept = best(state) if best else None
+    loop.train(match, fixed_inputs(match), state, Journal(state), stop, best=kept, health=judge)
     return match
 
 
@@ -69,7 +76,7 @@ def images_of(kind: str, state: Path) -> list[int]:
 def history(state: Path) -> list[dict[str, str]]:
     Journal(state).write_history(state / "history.csv")
     with (state / "history.csv").open(newline="") as file:
-        return [{k: v for k, v in row.items() if k != "images_per_second"} for row in csv.DictReader(file)]
+        return [{k: v for k, v in row.items() if k not in machine.VALUES} for row in csv.DictReader(file)]
 
 
 # What is due, and when
@@ -117,18 +124,12 @@ def test_the_values_of_a_tick_are_the_means_of_its_rounds(tmp_path: Path) -> Non
     run(new_match(tick_every_images=8), tmp_path / "fine")
     run(new_match(tick_every_images=80), tmp_path / "coarse")
     fine, coarse = history(tmp_path / "fine"), history(tmp_path / "coarse")
-    assert set(fine[0]) == {"images", "discriminator_loss", "generator_loss", "d_real", "d_fake", "batch_accuracy"}
-    for name in set(fine[0]) - {"images"}:
+    summed = {"discriminator_loss", "generator_loss", "discriminator_grad_norm", "generator_grad_norm"}
+    summed |= {"d_real", "d_fake", "batch_accuracy"}
+    assert set(fine[0]) == {"images", "sample_variety", *summed}
+    for name in summed:
         for tick, rows in zip(coarse, (fine[:10], fine[10:]), strict=True):
             assert float(tick[name]) == pytest.approx(np.mean([float(row[name]) for row in rows]), rel=1e-5)
-
-
-def test_images_per_second_are_real(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    seconds = iter(range(0, 1000, 2))
-    monkeypatch.setattr(loop.time, "perf_counter", lambda: float(next(seconds)))
-    run(new_match(), tmp_path)
-    rates = [line["values"]["train/images_per_second"] for line in Journal(tmp_path).lines() if "values" in line]
-    assert rates == [20.0] * 4
 
 
 def test_samples_are_the_averages_answer_to_the_fixed_inputs(tmp_path: Path) -> None:
@@ -145,9 +146,37 @@ def test_samples_are_the_averages_answer_to_the_fixed_inputs(tmp_path: Path) -> 
     assert not np.array_equal(first, last)
 
 
-def test_how_often_one_looks_does_not_change_the_result(tmp_path: Path) -> None:
-    often = run(new_match("dcgan", sample_every_images=8, checkpoint_every_images=8), tmp_path / "often")
-    seldom = run(new_match("dcgan", sample_every_images=500, checkpoint_every_images=500), tmp_path / "seldom")
+def by_hand(pictures: Tensor) -> float:
+    """Give the mean distance to the nearest other picture."""
+    flat = pictures.flatten(1)
+    nearest = [min(float((one - two).norm()) for j, two in enumerate(flat) if i != j) for i, one in enumerate(flat)]
+    return float(np.mean(nearest))
+
+
+@pytest.mark.parametrize(("pictures", "compared"), [(50, 50), (200, 64)])
+def test_the_variety_of_the_samples_beside_as_many_real_pictures(pictures: int, compared: int, tmp_path: Path) -> None:
+    """Of a small data set, all of them once, though a batch goes over into its next epoch."""
+    match = new_match("dcgan", pictures=pictures)
+    before = torch.get_rng_state()
+    real = torch.cat([match.batches.batch(position).images for position in range(0, 200, 8)])[:compared]
+    assert torch.equal(before, torch.get_rng_state())
+    run(match, tmp_path)
+    with torch.no_grad():
+        made = match.average.network(fixed_inputs(match)[:compared])
+    assert course(tmp_path, "sample_variety")[-1] == (160, pytest.approx(by_hand(made) / by_hand(real), rel=1e-4))
+
+
+def test_real_pictures_that_are_all_alike_have_no_variety(tmp_path: Path) -> None:
+    run(new_match(pictures=1), tmp_path)
+    assert "sample_variety" not in history(tmp_path)[0]
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_how_often_one_looks_does_not_change_the_result(family: str, tmp_path: Path) -> None:
+    often, seldom = (
+        run(new_match(family, tick_every_images=n, sample_every_images=n, checkpoint_every_images=n), tmp_path / str(n))
+        for n in (8, 500)
+    )
     torch.testing.assert_close(weights(often), weights(seldom), rtol=0, atol=0)
 
 
@@ -450,3 +479,64 @@ def test_killed_between_the_best_and_the_journal(tmp_path: Path, monkeypatch: py
 
     assert history(state) == history(tmp_path / "undisturbed")
     assert best_files(state) == best_files(tmp_path / "undisturbed")
+
+
+# Warnings
+
+
+@pytest.fixture
+def hopeless(monkeypatch: pytest.MonkeyPatch) -> Callable[[], Health]:
+    """Make what finds the discriminator saturated at the third tick and the generator collapsed at the fourth."""
+    monkeypatch.setattr(health, "_PERFECT", 0.0)
+    monkeypatch.setattr(health, "_ALIKE", 1000.0)
+    monkeypatch.setattr(health, "_BEGINNING", 1.0)
+    monkeypatch.setattr(health, "_BEGINNING_IMAGES", 0)
+    return lambda: Health(params.parse({"model": MODELS["vanilla"], "train": TRAIN}))
+
+
+def warned(state: Path) -> list[tuple[int, str]]:
+    return [(line["images"], line["warning"]["kind"]) for line in Journal(state).lines() if "warning" in line]
+
+
+def test_warnings_are_recorded_and_said(
+    hopeless: Callable[[], Health], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run(new_match(), tmp_path, judge=hopeless())
+    assert warned(tmp_path) == [(120, "saturated"), (160, "collapsed")]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert said[0].startswith("caution: at 120 images the discriminator saturates: ")
+    assert "lower train.discriminator_lr" in said[0]
+
+
+def test_a_healthy_training_is_left_alone(tmp_path: Path) -> None:
+    run(new_match(), tmp_path, judge=Health(params.parse({"model": MODELS["vanilla"], "train": TRAIN})))
+    assert warned(tmp_path) == []
+
+
+@pytest.mark.parametrize("stopped_at", [64, 96, 136])
+def test_a_resumed_training_warns_once(
+    stopped_at: int, hopeless: Callable[[], Health], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Also of what has begun before it was stopped."""
+    first = new_match()
+    with pytest.raises(loop.InterruptedTraining):
+        run(first, tmp_path, lambda: first.images >= stopped_at, judge=hopeless())
+    run(new_match(), tmp_path, judge=hopeless())
+    assert warned(tmp_path) == [(120, "saturated"), (160, "collapsed")]
+    assert len(caplog.records) == 2
+
+
+def test_killed_between_the_values_and_the_warning(
+    hopeless: Callable[[], Health], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> bool:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Journal, "add_warning", killed)
+        with pytest.raises(MemoryError):
+            run(new_match(), tmp_path, judge=hopeless())
+    assert images_of("values", tmp_path)[-1] == 120
+    run(new_match(), tmp_path, judge=hopeless())
+    assert warned(tmp_path) == [(120, "saturated"), (160, "collapsed")]

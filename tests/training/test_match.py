@@ -10,6 +10,7 @@ from ganflow.data.batches import Batches
 from ganflow.models.game import Batch, Game, Outcome, Player
 from ganflow.params import TrainParams
 from ganflow.training.match import Match
+from ganflow.training.team import Team
 
 CPU = torch.device("cpu")
 
@@ -165,6 +166,20 @@ def test_the_meter_has_every_turn() -> None:
     assert means["discriminator_loss"] == pytest.approx((0 - 0.5 - 1.0 - 1.5) / 4, rel=1e-4)
     assert means["discriminator_saw"] == pytest.approx((0 + 8 + 24 + 32) / 4)
     assert means["generator_saw"] == pytest.approx((16 + 40) / 2)
+    assert (means["discriminator_grad_norm"], means["generator_grad_norm"]) == (1.0, 1.0)
+
+
+def test_gradient_norms_are_those_of_the_whole_batch() -> None:
+    class Doubling(Team):
+        def average_gradients(self, network: nn.Module) -> None:
+            for parameter in network.parameters():
+                assert parameter.grad is not None
+                parameter.grad *= 2
+
+    match = Match(Toy(), Numbered(8), TrainParams(batch_size=8), CPU, Doubling())
+    match.play_round()
+    means, _ = match.meter.read()
+    assert (means["discriminator_grad_norm"], means["generator_grad_norm"]) == (2.0, 2.0)
 
 
 def test_a_loss_that_is_not_finite_is_dated_by_the_end_of_its_round() -> None:

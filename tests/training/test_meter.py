@@ -27,6 +27,26 @@ def test_means_since_the_last_reading() -> None:
     assert meter.read() == ({"discriminator_loss": 5.0}, None)
 
 
+def test_the_norm_of_all_gradients_taken_as_one_vector() -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2), torch.nn.Linear(2, 1))
+    network[2].requires_grad_(False)  # has none
+    meter, norms = Meter(CPU), []
+    for scale in (1.0, 30.0):
+        network.zero_grad()
+        (scale * network(torch.randn(7, 3)).square().sum()).backward()
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        norms.append(sum(float((gradient.double() ** 2).sum()) for gradient in gradients) ** 0.5)
+        meter.add_gradient("generator", network)
+    assert len(gradients) == 4
+    assert meter.read()[0] == {"generator_grad_norm": pytest.approx(sum(norms) / 2, rel=1e-6)}
+
+
+def test_a_player_without_gradients() -> None:
+    meter = Meter(CPU)
+    meter.add_gradient("generator", torch.nn.Linear(1, 1))
+    assert meter.read()[0] == {"generator_grad_norm": 0.0}
+
+
 def test_nothing_to_read() -> None:
     assert Meter(CPU).read() == ({}, None)
 

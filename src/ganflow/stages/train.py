@@ -25,6 +25,7 @@ from ganflow.tracking.runs import resume_run
 from ganflow.training import checkpoint, loop
 from ganflow.training.best import VALUES, Best
 from ganflow.training.device import pick_device
+from ganflow.training.health import Health
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
 from ganflow.training.state import state_digest
@@ -35,7 +36,7 @@ _log = logging.getLogger("ganflow")
 
 
 def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run: str = "") -> None:
-    """Train on the packed data in `prepared` and write weights, history.csv, samples/ and run.json into `out`.
+    """Train on the packed data in `prepared`, and leave weights, history.csv, samples/ and so on in `out`.
 
     `states` holds the resume state, in `train/<digest>`: a training that was interrupted goes on from there.
     Its run in MLflow is opened below `parent_run`, where one is given.
@@ -58,7 +59,13 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
             with sender, _stop_signals() as asked_to_stop:
                 try:
                     loop.train(
-                        match, _fixed_inputs(match, params), state, journal, lambda: bool(asked_to_stop), best=best
+                        match,
+                        _fixed_inputs(match, params),
+                        state,
+                        journal,
+                        lambda: bool(asked_to_stop),
+                        best=best,
+                        health=Health(params),
                     )
                 except BaseException as error:
                     stopped = isinstance(error, loop.InterruptedTraining | KeyboardInterrupt)
@@ -69,6 +76,7 @@ def train(params: Params, prepared: Path, out: Path, states: Path, *, parent_run
                 journal.write_history(out / "history.csv", lambda name: name not in VALUES)
                 if best is not None:
                     journal.write_history(out / "fid.csv", lambda name: name in VALUES)
+                journal.write_warnings(out / "warnings.json")
                 shutil.copytree(state / "samples", out / "samples")
                 journal.add_status(match.images, "FINISHED")
                 unsent = sender.close()

@@ -25,6 +25,7 @@ _THUMBNAIL = 256  # side, in pixels, of the small copies that MLflow's image gri
 LARGEST_BATCH = 1000  # metrics and tags that MLflow takes at once
 CURSOR_FILE = "cursor.json"
 JOURNAL_FILE = "journal.jsonl"
+TAG_WARNING = "ganflow.warning"
 
 _log = logging.getLogger(__name__)
 
@@ -153,6 +154,8 @@ class Courier:
             except Exception as error:  # whatever an artifact store may raise: the curves go on
                 self._outbox.send_later(last)
                 return error
+        elif "warning" in last.line:
+            self._send_warning(last.line)
         elif "status" in last.line:
             self._status = last.line["status"]
             self._client.set_terminated(self._run_id, self._status, end_time=last.line["time"])
@@ -180,6 +183,12 @@ class Courier:
                 return
             for entry in batch:  # one of them must not keep the others back
                 self._send_points([entry])
+
+    def _send_warning(self, line: dict[str, Any]) -> None:
+        warning = line["warning"]
+        self._client.set_tag(
+            self._run_id, f"{TAG_WARNING}.{warning['kind']}", f"at {line['images']} images: {warning['text']}"
+        )
 
     def _send_picture(self, entry: Entry) -> None:
         picture = self._outbox.state / entry.line["samples"]

@@ -1,7 +1,7 @@
 """The journal of a training: what happened, appended to a local file before anybody is told.
 
-One JSON object a line, in the order of the images: `{"images", "time", and one of "values" | "samples" | "status"}`,
-with the time in milliseconds since 1970. A line without its newline was torn by a kill and does not count.
+One JSON object a line, in the order of the images: `{"images", "time", and one of "values" | "samples" | "warning" |
+"status"}`, with the time in milliseconds since 1970. A line without its newline was torn by a kill and does not count.
 """
 
 import csv
@@ -31,6 +31,7 @@ class Journal:
         self._last = {
             kind: max((x["images"] for x in lines if kind in x), default=-1) for kind in ("values", "samples")
         }
+        self._warned = {x["warning"]["kind"] for x in lines if "warning" in x}
 
     def add_values(self, images: int, values: dict[str, float]) -> None:
         """Record the values of a tick."""
@@ -39,6 +40,14 @@ class Journal:
     def add_samples(self, images: int, picture: str) -> None:
         """Record a grid of samples by its path relative to the journal's folder."""
         self._append_new("samples", images, picture)
+
+    def add_warning(self, images: int, kind: str, text: str) -> bool:
+        """Record a warning, and say whether it is the first of its kind; any other is left out."""
+        if kind in self._warned:
+            return False
+        self._append({"images": images, "time": _now(), "warning": {"kind": kind, "text": text}})
+        self._warned.add(kind)
+        return True
 
     def add_status(self, images: int, status: Status) -> None:
         """Record how the training ended, or that it was interrupted."""
@@ -64,6 +73,11 @@ class Journal:
             writer = csv.writer(file)
             writer.writerow(["images", *names])
             writer.writerows([images, *(values.get(name) for name in names)] for images, values in rows if values)
+
+    def write_warnings(self, path: Path) -> None:
+        """Write the warnings as a JSON list of `{"images", "kind", "text"}`, empty where all went well."""
+        warnings = [{"images": line["images"], **line["warning"]} for line in self.lines() if "warning" in line]
+        path.write_text(json.dumps(warnings, indent=2) + "\n", encoding="utf-8")
 
     def _append_new(self, kind: str, images: int, content: Any) -> None:
         if images > self._last[kind]:

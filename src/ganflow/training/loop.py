@@ -1,8 +1,8 @@
 """The training loop: rounds of the game, and what is due between them. It never knows which family plays."""
 
+import logging
 import math
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,11 +16,16 @@ from ganflow.data.quantise import to_uint8
 from ganflow.progress import progress
 from ganflow.training import checkpoint
 from ganflow.training.best import Best
+from ganflow.training.health import Health
 from ganflow.training.journal import Journal
+from ganflow.training.machine import Clock
 from ganflow.training.match import Match
+from ganflow.training.variety import nearest_distance
 
 SAMPLES = 64
 SAMPLE_COLUMNS = 8
+
+_log = logging.getLogger(__name__)
 
 
 class DivergedError(Exception):
@@ -50,17 +55,22 @@ def train(
     stop: Callable[[], bool],
     *,
     best: Best | None = None,
+    health: Health | None = None,
 ) -> None:
     """Play until `params.images`, from the checkpoint in `state` where there is one.
 
     `fixed_inputs` are the generator's inputs of every sample grid. `stop` is asked once a round. `best` measures the
-    averaged generator on the way.
+    averaged generator on the way; `health` judges the ticks.
     Raises DivergedError, with the last good checkpoint kept, and InterruptedTraining, with one just written.
     """
     params = match.params
     if not _restore(match, state):
         _sample(match, fixed_inputs, state, journal)
-    clock = _Clock(match.images)
+    if health is not None:
+        for line in journal.lines():
+            _warn(health, journal, line["images"], line.get("values", {}))
+    looked_at = _Variety(match, fixed_inputs)
+    clock = Clock(match.images, match.batches.waited, match.device)
     with progress(params.images, "train", "img", initial=match.images, scale=True) as bar:
         while match.images < params.images:
             before = match.images
@@ -72,13 +82,18 @@ def train(
                 values, diverged_at = match.meter.read()
                 if diverged_at is not None:
                     raise DivergedError(diverged_at)
-                bar.set_postfix({name: f"{value:.3f}" for name, value in values.items()}, refresh=False)
-                values |= clock.read(match.images)
+                shown = {name: f"{value:.3f}" for name, value in values.items() if not name.endswith("_norm")}
+                bar.set_postfix(shown, refresh=False)
+                values |= clock.read(match.images, match.batches.waited)
+                values |= looked_at.now()
             if best is not None and due(best.every):
                 with clock.stopped():
                     values |= _measure(match, best)
             if values:
-                journal.add_values(match.images, {f"train/{name}": value for name, value in values.items()})
+                values = {f"train/{name}": value for name, value in values.items()}
+                journal.add_values(match.images, values)
+                if health is not None:
+                    _warn(health, journal, match.images, values)
             if due(params.sample_every_images):
                 _sample(match, fixed_inputs, state, journal)
             if due(params.checkpoint_every_images) or stop():
@@ -110,24 +125,31 @@ def _due(before: int, now: int, end: int, every: int) -> bool:
     return now >= end or now // every > before // every
 
 
-class _Clock:
-    """Measures images a second from one reading to the next."""
+class _Variety:
+    """Compares the averaged generator's pictures of the fixed inputs with as many real ones."""
 
-    def __init__(self, images: int) -> None:
-        self._images, self._time = images, time.perf_counter()
+    def __init__(self, match: Match, inputs: Tensor) -> None:
+        self._match, self._inputs = match, inputs
+        # The first of the stream, which is shuffled: those of a folder may be all of one kind.
+        size = match.params.batch_size
+        batches = [match.batches.batch(start).images for start in range(0, SAMPLES * match.team.size, size)]
+        # A small data set comes round again, and no picture is to be its own neighbour.
+        real = torch.cat(batches)[:SAMPLES].unique(dim=0)  # type: ignore[no-untyped-call]
+        self._count, self._real = len(real), nearest_distance(real)
 
-    def read(self, images: int) -> dict[str, float]:
-        now = time.perf_counter()
-        rate = (images - self._images) / max(now - self._time, 1e-9)
-        self._images, self._time = images, now
-        return {"images_per_second": rate}
+    def now(self) -> dict[str, float]:
+        """Give the variety; nothing where the real pictures are all the same."""
+        if self._count < 2:
+            return {}
+        with torch.no_grad(), _own_randomness(self._match.device):
+            made = self._match.average.network(self._inputs[: self._count])
+        return {"sample_variety": nearest_distance(made) / self._real}
 
-    @contextmanager
-    def stopped(self) -> Iterator[None]:
-        """Leave out the time that something else takes."""
-        before = time.perf_counter()
-        yield
-        self._time += time.perf_counter() - before
+
+def _warn(health: Health, journal: Journal, images: int, values: Mapping[str, float]) -> None:
+    for finding in health.see(images, values):
+        if journal.add_warning(*finding):
+            _log.warning("caution: at %d images %s", finding.images, finding.text)
 
 
 def _save(match: Match, state: Path) -> None:

@@ -62,6 +62,7 @@ class Match:
             self.team.average_gradients(player.network)
             optimizer.step()
             self.meter.add(player.name, outcome, images)
+            self.meter.add_gradient(player.name, player.network)
         self.rounds += 1
         life = half_life(images, self.params.ema_half_life, self.params.ema_ramp_up)
         self.average.update(self.images_a_round, life)

@@ -1,13 +1,14 @@
 """Sums of a tick, kept on the device: reading them is the only time that the host waits for it."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from ganflow.models.game import Outcome
 
 
 class Meter:
-    """Means of losses and values since the last reading, and where a loss first was not finite."""
+    """Means of losses, gradient norms and values since the last reading, and where a loss first was not finite."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -19,11 +20,14 @@ class Meter:
         """Add one turn's outcome, which ended at `images`."""
         loss = outcome.loss.detach()
         for name, value in {f"{player}_loss": loss, **outcome.values}.items():
-            total = self._sums.get(name)
-            self._sums[name] = value.detach().float() if total is None else total + value.detach()
-            self._counts[name] = self._counts.get(name, 0) + 1
+            self._add(name, value)
         fresh = (self._first_bad < 0) & ~torch.isfinite(loss)
         self._first_bad = torch.where(fresh, images, self._first_bad)
+
+    def add_gradient(self, player: str, network: nn.Module) -> None:
+        """Add the L2 norm of the gradient that one turn left, over all of the network's parameters that have one."""
+        gradients = [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
+        self._add(f"{player}_grad_norm", get_total_norm(gradients))
 
     def read(self) -> tuple[dict[str, float], int | None]:
         """Return the means by name, and the image count at which a loss was not finite; then start anew."""
@@ -41,3 +45,8 @@ class Meter:
         """Take back what `state` gave."""
         self._sums = {name: total.to(self._device) for name, total in sums.items()}
         self._counts = dict(counts)
+
+    def _add(self, name: str, value: Tensor) -> None:
+        total = self._sums.get(name)
+        self._sums[name] = value.detach().float() if total is None else total + value.detach()
+        self._counts[name] = self._counts.get(name, 0) + 1

@@ -194,7 +194,7 @@ def test_a_failure_while_saving_leaves_the_old(tmp_path: Path) -> None:
         (folder / "discriminator").write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FullDiskError, match="No space"):
         new_best(tmp_path, full).measure(moment(20, 4.0))
 
     assert new_best(tmp_path).fid == 5.0

@@ -135,7 +135,8 @@ def test_a_kill_while_writing_leaves_the_checkpoint_before(tmp_path: Path, monke
     assert_same(everything(restored), saved)
     play(restored, 1)
     checkpoint.save(restored, tmp_path)  # over what the kill left behind
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.FILE]
+    assert {path.name for path in tmp_path.iterdir()} == {checkpoint.FILE, checkpoint.PREVIOUS}
+    assert (tmp_path / checkpoint.PREVIOUS).read_bytes() == content
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])

@@ -79,9 +79,9 @@ def test_ticks_samples_and_checkpoints(tmp_path: Path, monkeypatch: pytest.Monke
     saved: list[int] = []
     original = checkpoint.save
 
-    def save(match: Match, folder: Path) -> None:
+    def save(match: Match, folder: Path, recipe: Any) -> None:
         saved.append(match.images)
-        original(match, folder)
+        original(match, folder, recipe)
 
     monkeypatch.setattr(checkpoint, "save", save)
     match = run(new_match(), tmp_path)

@@ -21,6 +21,7 @@ from ganflow.training.match import Match
 FILE = "checkpoint.safetensors"
 PREVIOUS = "checkpoint.previous.safetensors"
 
+_PART = f"{FILE}.part"
 _DIGEST = "digest"
 _LENGTH = 8  # bytes at the start of a safetensors file, little-endian: the length of the JSON that comes next
 
@@ -100,8 +101,11 @@ def exists(folder: Path) -> bool:
 def last(folder: Path, *, put_aside: bool = False) -> Checkpoint | None:
     """Read the last checkpoint in a folder, or the one before where that is damaged; None where neither is whole.
 
-    A damaged one is warned of and, if so asked, put aside under another name.
+    A damaged one is warned of and, if so asked, put aside under another name. What a kill left of one that was being
+    written is deleted then, too.
     """
+    if put_aside:
+        _sweep(folder)
     for path in (folder / FILE, folder / PREVIOUS):
         try:
             return _read(path)
@@ -152,14 +156,20 @@ def restore(match: Match, folder: Path) -> bool:
 
 
 def _write(tensors: Mapping[str, Tensor], texts: Mapping[str, str], folder: Path) -> None:
-    temporary, needed = folder / f"{FILE}.part", sum(tensor.nbytes for tensor in tensors.values())
-    with writing(folder / FILE, needed, undo=lambda: temporary.unlink(missing_ok=True)):
+    temporary, needed = folder / _PART, sum(tensor.nbytes for tensor in tensors.values())
+    with writing(folder / FILE, needed, undo=lambda: _sweep(folder)):
         save_file(dict(tensors), temporary, dict(texts))
         sync(temporary)
     if (folder / FILE).exists():
         (folder / FILE).replace(folder / PREVIOUS)
     temporary.replace(folder / FILE)
     sync(folder)
+
+
+def _sweep(folder: Path) -> None:
+    """Delete what was left of a checkpoint that was being written; safetensors first writes under a name of its own."""
+    for path in (*folder.glob(".tmp*"), folder / _PART):
+        path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> Checkpoint:

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 _NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -29,16 +30,17 @@ def writing(path: Path, needed: int | None = None, undo: Callable[[], None] | No
 
     `needed` is its size in bytes. Raises FullDiskError: for a full disk, a quota, or a limit of the file's size.
     """
+    undo = undo or partial(_delete, path)
     try:
         yield
     except FullDiskError:  # of a file within the folder
-        _delete(path)
+        undo()
         raise
     except Exception as error:
         number = _NUMBER.search(str(error))
         if number is None or int(number[1]) not in _NO_ROOM:
             raise
-        (undo or (lambda: _delete(path)))()
+        undo()
         raise FullDiskError(path, os.strerror(int(number[1])), needed) from error
 
 

@@ -83,8 +83,7 @@ class Training:
             names = {path.name for path in self.state.iterdir()} if self.state else set()
         except FileNotFoundError:  # it has come to its end meanwhile
             return False
-        halves = any(name.startswith(".tmp") or name.endswith(".part") for name in names)
-        return halves or (checkpoint.PREVIOUS in names and checkpoint.FILE not in names)
+        return any(name.startswith(".tmp") or name.endswith(".part") for name in names)
 
     def prepare(self) -> None:
         """Pack the data and train its classifier."""

@@ -334,7 +334,11 @@ def test_what_it_says_of_itself(tmp_path: Path) -> None:
     later = checkpoint.last(tmp_path)
     assert later is not None
     assert later.digest != found.digest
-    flip_in(tmp_path / checkpoint.FILE, 20)
+    (tmp_path / checkpoint.FILE).rename(tmp_path / "elsewhere")  # a kill between the renames
+    glanced = checkpoint.glance(tmp_path)
+    assert glanced is not None
+    assert (glanced.path, glanced.digest) == (tmp_path / checkpoint.PREVIOUS, found.digest)
+    flip_in(tmp_path / checkpoint.PREVIOUS, 20)
     assert checkpoint.glance(tmp_path) is None
 
 

@@ -285,7 +285,8 @@ def test_the_newest_that_can_be_used_comes_first(tmp_path: Path) -> None:
         recipe = changed("model", hidden_units=5) if name == "other" else RECIPE
         folder = interrupted(tmp_path / name, recipe=recipe)
         os.utime(folder / checkpoint.FILE, (1000 - age, 1000 - age))
-    (tmp_path / "none" / checkpoint.FILE).unlink()
+    for name in (checkpoint.FILE, checkpoint.PREVIOUS):
+        (tmp_path / "none" / name).unlink()
     (tmp_path / "empty").mkdir()
     (tmp_path / "a.lock").touch()
     now = changed("train", beta1=0.25)

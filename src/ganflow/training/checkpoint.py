@@ -124,10 +124,11 @@ def last(folder: Path, *, put_aside: bool = False) -> Checkpoint | None:
 
 def glance(folder: Path) -> Checkpoint | None:
     """Read the texts alone of the last checkpoint in a folder, unchecked; None where that cannot be done."""
+    path = folder / FILE if (folder / FILE).exists() else folder / PREVIOUS
     try:
-        with (folder / FILE).open("rb") as file:
+        with path.open("rb") as file:
             header = file.read(int.from_bytes(file.read(_LENGTH), "little"))
-        found = Checkpoint(folder / FILE, {}, _texts(header))
+        found = Checkpoint(path, {}, _texts(header))
         return found if found.recipe and found.images else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -1,6 +1,6 @@
 """Whether a training that is killed again and again, or whose MLflow server dies, ends as if nothing had happened.
 
-    python benchmarks/resume.py [--kills 50] [--images 80000] [--seed 0] [--work FOLDER]
+    python benchmarks/resume.py [--kills 50] [--images 120000] [--seed 0] [--work FOLDER]
 
 Trains the default DCGAN on the embedded digits three times with the same parameters: undisturbed; killed by SIGKILL at
 random moments and started again each time; and with an `mlflow server` that is stopped, and killed, and started again
@@ -234,14 +234,16 @@ def _killed(training: Training, kills: int, seed: int, seconds: tuple[float, flo
     rng = random.Random(seed)
     aims = rng.choices(list(_SHARES), list(_SHARES.values()), k=kills)
     between = seconds[1] * _EVERY["checkpoint"] / training.images
-    fell: Counter[str] = Counter()
+    start_up, fell = seconds[0], Counter[str]()
     for number, aim in enumerate(aims, 1):
-        before = training.checkpoint
+        before, begin = training.checkpoint, time.monotonic()
         training.start()
         alive = aim == "start-up" or training.wait(lambda: training.is_training)
+        if aim != "start-up":
+            start_up = time.monotonic() - begin  # another load of the machine makes it another one
         if aim == "checkpoint" and alive:
             alive = training.wait(lambda: training.is_writing, pause=0.0005)
-        longest = {"start-up": seconds[0], "training": 1.5 * between, "checkpoint": _WRITE_SECONDS}[aim]
+        longest = {"start-up": start_up, "training": 1.5 * between, "checkpoint": _WRITE_SECONDS}[aim]
         delay = rng.uniform(0, longest)
         if not alive or not training.wait(within=delay):
             break
@@ -358,7 +360,7 @@ def _local(repository: Path) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Kill a training again and again, and compare what comes of it.")
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="50")
-    parser.add_argument("--images", type=int, default=80_000, metavar="N", help="length of the training (80000)")
+    parser.add_argument("--images", type=int, default=120_000, metavar="N", help="length of the training (120000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the moments (0)")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="an empty folder to keep what is made in")
     return parser.parse_args()

@@ -59,7 +59,7 @@ def train(
         if not team.leads:
             _assist(match, state, params.seed)
             return
-        with _alone(state), _explained(state):
+        with _explained(state), _alone(state):
             if beginning is not None and checkpoint.last(state, put_aside=True) is None:
                 resumption.begin(beginning, state)
             elif not checkpoint.exists(state):

@@ -21,6 +21,7 @@ from ganflow.data.card import DataCard
 from ganflow.errors import UserError
 from ganflow.params import Params, dump
 from ganflow.tracking.store import connect, experiment_id, explained, find_run, public, tracking_uri
+from ganflow.training.disk import sync
 
 _Item = TypeVar("_Item")
 _DIGEST_LENGTH = 36  # longest digest that MLflow keeps of a data set
@@ -219,7 +220,8 @@ def chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file as a whole: a reader sees the old one or the new one."""
+    """Write a file as a whole: a reader sees the old one or the new one, and so does one after a power cut."""
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    sync(new)
     new.replace(path)

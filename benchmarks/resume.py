@@ -1,6 +1,6 @@
 """Whether a training that is killed again and again, or whose MLflow server dies, ends as if nothing had happened.
 
-    python benchmarks/resume.py [--kills 50] [--images 120000] [--seed 0] [--work FOLDER]
+    python benchmarks/resume.py [--kills 50] [--images 100000] [--seed 0] [--work FOLDER]
 
 Trains the default DCGAN on the embedded digits three times with the same parameters: undisturbed; killed by SIGKILL at
 random moments and started again each time; and with an `mlflow server` that is stopped, and killed, and started again
@@ -29,6 +29,7 @@ from typing import Any, Final
 from machine import describe
 from mlflow import MlflowClient
 
+from ganflow.tracking.runs import RUN_FILE
 from ganflow.training import checkpoint
 from ganflow.training.journal import read_lines
 from ganflow.training.weights import weights_digest
@@ -38,9 +39,9 @@ RESULTS: Final = REPOSITORY / "benchmarks" / "results" / "resume.json"
 _MACHINE: Final = ("per_second", "memory", "seconds", "waiting")
 """In the names of values that measure the machine, and not the training."""
 _EVERY: Final = {"tick": 1_000, "checkpoint": 3_000, "sample": 10_000, "fid": 5_000}
-_SHARES: Final = {"start-up": 0.2, "training": 0.5, "checkpoint": 0.3}
-"""Where kills are meant to fall."""
-_WRITE_SECONDS: Final = 0.01  # about what a checkpoint takes from its first byte to its name
+_AIMS: Final = ("start-up", "training", "training", "training", "checkpoint", "checkpoint")
+"""Where kills are meant to fall, in turn before they are shuffled."""
+_WRITE_SECONDS: Final = 0.006  # about what a checkpoint takes from its first byte to its name
 _TRAINED: Final = Path("artifacts", "train")
 
 
@@ -70,6 +71,11 @@ class Training:
         """Images of the last line in the journal."""
         lines = list(read_lines(self.state)) if self.state else []
         return max((line["images"] for line in lines), default=0)
+
+    @property
+    def has_ended(self) -> bool:
+        """It left all that it was to leave."""
+        return self.state is None and (self.repository / _TRAINED / RUN_FILE).exists()
 
     @property
     def is_training(self) -> bool:
@@ -232,7 +238,8 @@ def _undisturbed(training: Training) -> tuple[float, float]:
 def _killed(training: Training, kills: int, seed: int, seconds: tuple[float, float]) -> dict[str, Any]:
     """Kill a training at random moments, start it again each time, and let it end. Counts where the kills fell."""
     rng = random.Random(seed)
-    aims = rng.choices(list(_SHARES), list(_SHARES.values()), k=kills)
+    aims = [_AIMS[number % len(_AIMS)] for number in range(kills)]
+    rng.shuffle(aims)
     between = seconds[1] * _EVERY["checkpoint"] / training.images
     start_up, fell = seconds[0], Counter[str]()
     for number, aim in enumerate(aims, 1):
@@ -243,11 +250,16 @@ def _killed(training: Training, kills: int, seed: int, seconds: tuple[float, flo
             start_up = time.monotonic() - begin  # another load of the machine makes it another one
         if aim == "checkpoint" and alive:
             alive = training.wait(lambda: training.is_writing, pause=0.0005)
-        longest = {"start-up": start_up, "training": 1.5 * between, "checkpoint": _WRITE_SECONDS}[aim]
+        # What is ahead of its time is killed before its next checkpoint, so that it does not end before the last kill.
+        ahead = before is not None and before.images > 0.9 * training.images * number / kills
+        within = {"start-up": start_up, "training": 1.5 * between, "checkpoint": _WRITE_SECONDS}[aim]
+        longest = within / 2 if ahead and aim != "start-up" else within
         delay = rng.uniform(0, longest)
         if not alive or not training.wait(within=delay):
             break
         training.kill()
+        if training.has_ended:
+            break
         where = _where(training, before)
         fell[where] += 1
         after = training.checkpoint
@@ -360,7 +372,7 @@ def _local(repository: Path) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Kill a training again and again, and compare what comes of it.")
     parser.add_argument("--kills", type=int, default=50, metavar="N", help="50")
-    parser.add_argument("--images", type=int, default=120_000, metavar="N", help="length of the training (120000)")
+    parser.add_argument("--images", type=int, default=100_000, metavar="N", help="length of the training (100000)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="seed of the moments (0)")
     parser.add_argument("--work", type=Path, metavar="FOLDER", help="an empty folder to keep what is made in")
     return parser.parse_args()

@@ -130,6 +130,7 @@ def test_the_latest_run_of_a_seed_counts(order: Iterable[int]) -> None:
     [
         plain(1, 1, tags={"ganflow.protocol": "sha256:other"}),
         plain(1, 1, tags={"ganflow.data_digest": "sha256:other"}),
+        plain(1, 1, tags={"ganflow.resumed_from_images": "5"}),
         plain(1, 1, evaluate__checkpoint="best"),
         plain(1, 1, train__images="5"),
         plain(1, 1, evaluate__images="5"),
@@ -378,6 +379,22 @@ def test_repeated_and_changed_evaluations_of_one_training(log: Log, card: DataCa
     assert found["10000"].statistics["evaluate/fid"].values == {0: 4.0}
     assert found["10000"].repeated == 1
     assert found["100"].statistics["evaluate/fid"].values == {0: 3.0, 1: 5.0}
+
+
+def test_a_changed_evaluation_of_a_resumed_training_is_one_of_it_too(log: Log) -> None:
+    """Its parameters alone would not make these weights, whichever run of MLflow's the numbers lie in."""
+    training = log(0, {"fid": 1.0}, trained="a")
+    tags = {"ganflow.resumed_from": "other", "ganflow.resumed_from_images": "5"}
+    for name, value in tags.items():
+        _client().set_tag(training, name, value)
+    changed = log(0, {"fid": 2.0}, PROTOCOL, ("evaluate.batch_size=50",), trained="a")
+    assert changed != training
+    assert tags.items() <= _client().get_run(changed).data.tags.items()
+    log(1, {"fid": 3.0})
+    resumed, plain = configurations(summary.read_runs("ganflow"))
+    assert (list(resumed.runs), list(plain.runs)) == ([0], [1])
+    assert resumed.statistics["evaluate/fid"].values == {0: 2.0}
+    assert resumed.params["ganflow.resumed_from_images"] == "5"
 
 
 def test_a_run_restored_from_outputs_counts(log: Log) -> None:

@@ -65,7 +65,13 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="how many processes read and pack pictures (one a CPU, if they are many)",
     )
-    add("train", _train, f"train the two players; weights, history and samples go to {TRAINED}", with_data)
+    training = add("train", _train, f"train the two players; weights, history and samples go to {TRAINED}", with_data)
+    training.add_argument(
+        "--resume",
+        type=Path,
+        metavar="FOLDER",
+        help="go on from the last checkpoint in a folder below .ganflow/train, with the present parameters",
+    )
     measure = add("evaluate", _evaluate, f"measure FID and the discriminator's accuracy into {EVALUATED}", with_data)
     measure.add_argument(
         "--images", type=Path, metavar="FOLDER", help="measure the pictures in a folder instead, made by anything"
@@ -120,13 +126,35 @@ def _train(options: argparse.Namespace) -> int:
     from ganflow.stages.train import train
     from ganflow.training.loop import DivergedError, InterruptedTraining
 
+    parsed = params.load(options.params, options.overrides)
     try:
-        parsed, states = params.load(options.params, options.overrides), state_folder()
-        train(parsed, prepared_folder(options.prepared, states), TRAINED, states)
-    except (InterruptedTraining, DivergedError) as error:
-        print(f"ganflow: {error}", file=sys.stderr)
-        return 1 if isinstance(error, DivergedError) else _INTERRUPTED
+        states = state_folder()
+        train(parsed, prepared_folder(options.prepared, states), TRAINED, states, resume=options.resume)
+    except InterruptedTraining as error:
+        _say_how_to_resume(error, options, error.state, ["-S", "KEY.PATH=VALUE"], "goes on with another value")
+        return _INTERRUPTED
+    except DivergedError as error:
+        rates = {key: getattr(parsed.train, key) / 2 for key in ("generator_lr", "discriminator_lr")}
+        lower = [part for key, rate in rates.items() for part in ("-S", f"train.{key}={rate:g}")]
+        _say_how_to_resume(error, options, error.state, lower, "goes on from the checkpoint with half the rates")
+        return 1
     return 0
+
+
+def _say_how_to_resume(
+    error: Exception, options: argparse.Namespace, state: Path | None, changes: list[str], what: str
+) -> None:
+    """Say how a training ended, and the command that goes on with other parameters from the checkpoint it left."""
+    import shlex
+
+    print(f"ganflow: {error}", file=sys.stderr)
+    if state is not None:
+        folder = state.relative_to(Path.cwd()) if state.is_relative_to(Path.cwd()) else state
+        command = ["ganflow", "train", "--resume", str(folder)]
+        if options.params != Path("params.yaml"):
+            command += ["--params", str(options.params)]
+        command += [part for override in options.overrides for part in ("-S", override)]
+        print(f"ganflow: `{shlex.join([*command, *changes])}` {what}", file=sys.stderr)
 
 
 def _evaluate(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType, SimpleNamespace
 from typing import Any
@@ -33,8 +33,9 @@ from ganflow.evaluation.extractor import load_extractor
 from ganflow.evaluation.validation import ValidationFid
 from ganflow.params import Params
 from ganflow.stages import train as stage
-from ganflow.training import health, loop
+from ganflow.training import checkpoint, health, loop, weights
 from ganflow.training.match import Match
+from ganflow.training.team import ALONE
 from ganflow.training.weights import load_game, read_origin
 
 TREE = {
@@ -243,7 +244,10 @@ def test_asked_to_stop_and_started_again(
     with monkeypatch.context() as patched:
         before_round(patched, 136, lambda match: os.kill(os.getpid(), number))
         assert cli.main(["train"]) == 130
-    assert "ganflow: stopped at 144 images, with a checkpoint: the same command goes on" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "ganflow: stopped at 144 images, with a checkpoint: the same command goes on" in message
+    folder = state_of(ready).relative_to(ready)
+    assert f"`ganflow train --resume {folder} -S KEY.PATH=VALUE` goes on with another value" in message
     assert handlers == []
     os.kill(os.getpid(), number)
     assert handlers == [number], "the handlers from before are back"
@@ -546,3 +550,311 @@ def test_what_is_kept_for_mlflow_has_no_networks(
     assert not (kept / "best").exists()
     assert (kept / "journal.jsonl").exists()
     assert (repository / "out" / "best" / "best.json").exists()
+
+
+# From the checkpoint of another training
+
+RATES = ["-S", "train.generator_lr=0.0001", "-S", "train.discriminator_lr=0.00005"]
+
+
+def interrupt(images: int, *options: str) -> Path:
+    """Start a training that is told to stop, and give the folder of its state."""
+    before = set(Path(".ganflow/train").glob("*/"))
+    with pytest.MonkeyPatch.context() as patched:
+        before_round(patched, images - 8, lambda match: os.kill(os.getpid(), signal.SIGTERM))
+        assert cli.main(["train", *options]) == 130
+    (state,) = set(Path(".ganflow/train").glob("*/")) - before
+    return state
+
+
+def gone_on_by_hand(state: Path, **train: Any) -> Match:
+    """Restore a checkpoint into a match that was made with other parameters, and play it to its end."""
+    parsed = params.parse({**TREE, "train": {**TREE["train"], **train}})  # type: ignore[dict-item]
+    match = stage._new_match(parsed, PackedData(PREPARED), torch.device("cpu"), ALONE)
+    assert checkpoint.restore(match, state)
+    while match.images < parsed.train.images:
+        match.play_round()
+    return match
+
+
+def test_resumed_with_other_rates(ready: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = interrupt(216)
+    of_source, points_of_source = run_of(ready, source), journal(source)
+    by_hand = gone_on_by_hand(source, generator_lr=0.0001, discriminator_lr=0.00005, images=480)
+    with_old_rates = gone_on_by_hand(source, images=480)
+
+    assert cli.main(["train", "--resume", str(source), *RATES, "-S", "train.images=480"]) == 0
+
+    made = load_file(TRAINED / "generator_live.safetensors")
+    expected, other = by_hand.game.generator.state_dict(), with_old_rates.game.generator.state_dict()
+    assert all(torch.equal(made[name], expected[name]) for name in expected)
+    assert not any(torch.equal(made[name], other[name]) for name in other), "the rates are really the new ones"
+    run = run_of(ready)
+    assert run.info.run_id != of_source.info.run_id
+    assert run.data.tags["ganflow.resumed_from"] == of_source.info.run_id
+    assert run.data.tags["ganflow.resumed_from_images"] == "216"
+    assert run.data.params["train.generator_lr"] == "0.0001"
+    rows = history(TRAINED)
+    assert [row["images"] for row in rows] == [80, 160, 240, 320, 400, 480]
+    assert points(ready, run, "train/generator_loss") == [(row["images"], row["generator_loss"]) for row in rows]
+    assert points(ready, run, "train/generator_loss")[:2] == points(ready, of_source, "train/generator_loss")
+    assert sorted(path.name for path in (TRAINED / "samples").iterdir()) == [f"{n:09d}.png" for n in (0, 200, 400, 480)]
+    assert run_of(ready, source).info.status == "KILLED", "the other training is as it was"
+    assert journal(source) == points_of_source
+    assert state_of(ready) == ready / source
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
+def test_a_resumed_training_is_resumed_by_the_same_command(ready: Path) -> None:
+    """It has a state of its own, which neither the other training nor a plain one ever takes for theirs."""
+    source = interrupt(144)
+    command = ["--resume", str(source), *RATES]
+    shutil.copytree(ready, ready.parent / "copy")
+    assert cli.main(["train", *command]) == 0
+    shutil.copytree(TRAINED, ready / "undisturbed")
+    shutil.rmtree(ready / ".ganflow")
+    shutil.copytree(ready.parent / "copy" / ".ganflow", ready / ".ganflow")
+
+    state = interrupt(320, *command)
+    assert [line["images"] for line in journal(state) if "values" in line] == [80, 160, 240, 320]
+    run = run_of(ready, state)
+    assert cli.main(["train", *RATES]) == 0
+    assert run_of(ready).info.run_id != run.info.run_id, "a plain training begins at the beginning"
+    assert (TRAINED / WEIGHTS[0]).read_bytes() != (ready / "undisturbed" / WEIGHTS[0]).read_bytes()
+    assert cli.main(["train", *command]) == 0
+    assert run_of(ready).info.run_id == run.info.run_id
+    assert_equal_weights(TRAINED, ready / "undisturbed")
+    assert_complete(ready, run_of(ready))
+
+
+def test_resumed_with_nothing_changed_is_the_same_training(ready: Path) -> None:
+    state = interrupt(144)
+    run = run_of(ready, state)
+    assert cli.main(["train", "--resume", str(state)]) == 0
+    assert run_of(ready).info.run_id == run.info.run_id
+    assert_complete(ready, run_of(ready))
+    assert_equal_weights(TRAINED, undisturbed(ready / "undisturbed"))
+    assert not state.exists()
+
+
+def test_the_folder_of_a_resumed_training_can_be_named_too(ready: Path) -> None:
+    source = interrupt(144)
+    state = interrupt(320, "--resume", str(source), *RATES)
+    run = run_of(ready, state)
+    assert cli.main(["train", "--resume", str(state), *RATES]) == 0
+    assert run_of(ready).info.run_id == run.info.run_id
+    assert not state.exists()
+    assert source.exists()
+
+
+def test_a_resumed_training_whose_checkpoints_are_damaged_begins_as_it_did(ready: Path) -> None:
+    source = interrupt(144)
+    command = ["--resume", str(source), *RATES]
+    shutil.copytree(ready, ready.parent / "copy")
+    state = interrupt(320, *command)
+    for path in state.glob("checkpoint*"):
+        path.write_bytes(b"damaged")
+    assert cli.main(["train", *command]) == 0
+    assert_complete(ready, run_of(ready))
+    shutil.copytree(TRAINED, ready / "damaged")
+    shutil.rmtree(ready / ".ganflow")
+    shutil.copytree(ready.parent / "copy" / ".ganflow", ready / ".ganflow")
+    assert cli.main(["train", *command]) == 0
+    assert_equal_weights(TRAINED, ready / "damaged")
+
+
+def test_what_makes_a_checkpoint_unusable_is_named(ready: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = interrupt(216)
+    changed = ["-S", "seed=4", "-S", "model.hidden_units=5", "-S", "train.batch_size=16", "-S", "train.images=160"]
+    capsys.readouterr()
+    assert cli.main(["train", "--resume", str(source), *changed]) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        f"ganflow: --resume {source}: its checkpoint cannot be used with these parameters:",
+        "  seed: 3 there, 4 here",
+        "  model.hidden_units: 4 there, 5 here",
+        "  train.batch_size: 8 there, 16 here",
+        "  train.images: 216 are shown there, 160 are asked for here",
+        "Take them back, or train from the beginning without --resume",
+    ]
+    assert len(all_runs(ready)) == 1
+    assert not TRAINED.exists()
+    assert cli.main(["train", "--resume", "missing"]) == 2
+    assert "ganflow: --resume missing: holds no whole checkpoint" in capsys.readouterr().err
+
+
+def test_what_another_version_left_is_taken_on_demand_alone(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as patched:
+        patched.setattr(torch, "__version__", "0.0.1")
+        source = interrupt(144)
+    with monkeypatch.context() as patched:
+        before_round(patched, 0, lambda match: pytest.fail("it went on, or it began: unasked"))
+        assert cli.main(["train", "--resume", str(source)]) == 0
+    assert "was written by another version of ganflow's code or of torch" in caplog.text
+    assert run_of(ready).data.tags["ganflow.resumed_from_images"] == "144"
+    played: list[int] = []
+    with monkeypatch.context() as patched:
+        before_round(patched, 0, lambda match: played.append(0))
+        assert cli.main(["train"]) == 0
+    assert played == [0], "a plain training never takes it up"
+    assert f"an interrupted training with another version of the code lies in {ready / source}" in caplog.text
+
+
+def test_a_diverged_training_names_the_command_that_goes_on(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patched:
+        before_round(patched, 176, poison)
+        assert cli.main(["train", "--params", "./params.yaml", "-S", "train.beta1=0.4"]) == 1
+    command = (
+        f"ganflow train --resume {state_of(ready).relative_to(ready)} -S train.beta1=0.4 "
+        "-S train.generator_lr=0.0001 -S train.discriminator_lr=0.0001"
+    )
+    assert f"ganflow: `{command}` goes on from the checkpoint with half the rates" in capsys.readouterr().err
+    assert cli.main(command.split()[1:]) == 0
+    run = run_of(ready)
+    assert_complete(ready, run)
+    assert run.data.params["train.generator_lr"] == "0.0001"
+    assert run.data.tags["ganflow.resumed_from_images"] == "120"
+
+
+def test_other_params_are_named_with_the_command(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = ready / "my params.yaml"
+    (ready / "params.yaml").rename(other)
+    (ready / ".git").mkdir()
+    before_round(monkeypatch, 176, poison)
+    assert cli.main(["train", "--params", str(other)]) == 1
+    assert f" --params '{other}' -S train.generator_lr" in capsys.readouterr().err
+
+
+def test_divergence_before_the_first_checkpoint_names_no_command(
+    ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before_round(monkeypatch, 56, poison)
+    assert cli.main(["train"]) == 1
+    assert "--resume" not in capsys.readouterr().err
+
+
+def test_a_training_that_starts_anew_mentions_the_interrupted_one(
+    ready: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "ganflow")
+    source = interrupt(144)
+    assert "an interrupted training" not in caplog.text
+    assert cli.main(["train", "-S", "train.beta1=0.4", "-S", "train.images=240"]) == 0
+    text = "an interrupted training with train.images 400 instead of 240, train.beta1 0.5 instead of 0.4 lies in "
+    (message,) = (record.message for record in caplog.records if "interrupted" in record.message)
+    assert message == f"{text}{ready / source}; --resume goes on from it"
+    caplog.clear()
+    assert cli.main(["train", "-S", "seed=4"]) == 0
+    with stage._alone(ready / source):
+        assert cli.main(["train", "-S", "train.beta1=0.4"]) == 0
+    assert "an interrupted training" not in caplog.text, "it cannot be used, or it is being trained"
+
+
+# A full disk
+
+
+def full_at(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, when: Callable[[Path], bool]) -> None:
+    """Let a writer find no room, after it has written half, whenever a path is such a one."""
+    original = getattr(module, name)
+
+    def write(first: Any, second: Any, *rest: Any) -> Any:
+        path = second if isinstance(second, Path) else first
+        if when(path):
+            path.write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        return original(first, second, *rest)
+
+    monkeypatch.setattr(module, name, write)
+
+
+NO_ROOM_FOR = {
+    "checkpoint.safetensors": (checkpoint, "save_file", "goes on from the checkpoint at 240 images"),
+    "000000400.png": (loop, "write_whole", "goes on from the checkpoint at 360 images"),
+    "discriminator.safetensors": (weights, "save_file", "goes on from the checkpoint at 400 images"),
+    "samples": (stage.shutil, "copytree", "goes on from the checkpoint at 400 images"),
+}
+
+
+@pytest.mark.parametrize("file", NO_ROOM_FOR)
+def test_a_full_disk_is_one_message_and_the_same_command_goes_on(
+    file: str, ready: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, name, goes_on = NO_ROOM_FOR[file]
+    with monkeypatch.context() as patched:
+        seen: list[Path] = []
+
+        def when(path: Path) -> bool:
+            if path.name.removesuffix(".part") == file:
+                seen.append(path)
+            return bool(seen) and (file != "checkpoint.safetensors" or len(seen) == 3)
+
+        full_at(patched, module, name, when)
+        assert cli.main(["train"]) == 2
+    message = capsys.readouterr().err
+    assert "Traceback" not in message
+    assert "No space left on device" in message
+    assert "bytes are free there. Make room there, and the same command " + goes_on in message
+    assert not TRAINED.exists()
+    state = state_of(ready)
+    run = run_of(ready, state)
+    assert run.info.status == "FAILED"
+
+    assert cli.main(["train"]) == 0
+    assert run_of(ready).info.run_id == run.info.run_id
+    assert_complete(ready, run_of(ready))
+    assert_equal_weights(TRAINED, undisturbed(ready / "undisturbed"))
+
+
+@pytest.mark.parametrize("room", range(20_000, 160_000, 20_000))
+def test_a_disk_that_is_really_full(
+    room: int, ready: Path, small_disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Wherever the room ends: what there is of the training stays whole."""
+    states, filler = small_disk / "states", small_disk / "filler"
+    filler.write_bytes(bytes(2**20 - room))
+    parsed = params.parse(TREE)
+    with pytest.raises(UserError) as caught:
+        stage.train(parsed, PREPARED, small_disk / "out", states)
+    assert "No space left on device" in str(caught.value)
+    assert not (small_disk / "out").exists()
+    filler.unlink()
+    stage.train(parsed, PREPARED, small_disk / "out", states)
+    assert len(all_runs(ready)) == 1
+    assert_equal_weights(small_disk / "out", undisturbed(ready / "undisturbed"))
+
+
+# The end
+
+
+@pytest.mark.parametrize("sent", [True, False])
+def test_a_kill_while_the_state_is_put_away(sent: bool, ready: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is left is nothing that a training could go on from in the same run, with other time stamps."""
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    retire = stage._retire
+
+    def killed_while_it_retires(*arguments: Any) -> None:
+        patched.setattr(stage.shutil, "rmtree", killed)
+        patched.setattr(Path, "unlink", killed)
+        retire(*arguments)
+
+    with monkeypatch.context() as patched:
+        if not sent:
+            patched.setattr(stage.Sender, "_run", lambda sender: None)  # a store that is away
+        patched.setattr(stage, "_retire", killed_while_it_retires)
+        with pytest.raises(MemoryError):
+            cli.main(["train"])
+    run = run_of(ready)
+    left = list((ready / ".ganflow").rglob("run.json"))
+    assert len(left) == 1
+    assert left[0].parent.name.endswith(".finished") == sent
+    assert cli.main(["train"]) == 0
+    assert run_of(ready).info.run_id != run.info.run_id
+    assert [path for path in (ready / ".ganflow" / "train").iterdir() if path.is_dir()] == []

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ganflow.training.best import Best
+from ganflow.training.disk import FullDiskError
 
 
 def moment(images: int, fid: float) -> Any:
@@ -194,8 +195,9 @@ def test_a_failure_while_saving_leaves_the_old(tmp_path: Path) -> None:
         (folder / "discriminator").write_text("half")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(FullDiskError, match="No space"):
         new_best(tmp_path, full).measure(moment(20, 4.0))
 
+    assert [path.name for path in tmp_path.iterdir()] == ["best"], "half of the new takes no room"
     assert new_best(tmp_path).fid == 5.0
     assert kept(tmp_path) == 10

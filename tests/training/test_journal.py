@@ -1,11 +1,15 @@
 import csv
 import json
+import os
+import shutil
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ganflow.training.journal import Journal
+from ganflow.training.disk import FullDiskError
+from ganflow.training.journal import Journal, read_lines
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
@@ -126,3 +130,54 @@ def test_history_has_the_ticks_alone(tmp_path: Path) -> None:
 def test_history_of_nothing(tmp_path: Path) -> None:
     Journal(tmp_path).write_history(tmp_path / "history.csv")
     assert (tmp_path / "history.csv").read_text().strip() == "images"
+
+
+def test_whatever_a_power_cut_left_is_dropped(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    journal.add_values(100, {"x": 1.0})
+    whole = journal.path.read_bytes()
+    for rest in (bytes(50), bytes(20) + b"\n" + whole, b"7\n", b'"text"\n' + whole, b"\xff\xfe\n"):
+        journal.path.write_bytes(whole + rest)
+        assert [line["images"] for line in read_lines(tmp_path)] == [100]
+        assert journal.path.read_bytes() == whole + rest, "reading changes nothing"
+        again = Journal(tmp_path)
+        assert journal.path.read_bytes() == whole
+        again.add_values(100, {"x": 2.0})
+        assert journal.path.read_bytes() == whole
+    assert list(read_lines(tmp_path / "other")) == []
+
+
+def test_a_line_is_on_the_disk_when_it_can_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    journal = Journal(tmp_path)
+    monkeypatch.setattr(os, "fsync", lambda handle: written.append(journal.path.read_bytes()))
+    journal.add_values(100, {"x": 1.0})
+    assert written == [journal.path.read_bytes()]
+
+
+def test_no_room_for_a_line(small_disk: Path) -> None:
+    journal = Journal(small_disk)
+    journal.add_values(100, {"x": 1.0})
+    whole = journal.path.read_bytes()
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(shutil.disk_usage(small_disk).free))
+    values = {f"name{n}": float(n) for n in range(1000)}
+    with pytest.raises(
+        FullDiskError, match=r"journal.jsonl: No space left on device: it needs 1\d,\d\d\d bytes, and 0 "
+    ):
+        journal.add_values(200, values)
+    assert journal.path.read_bytes() == whole
+    filler.unlink()
+    journal.add_values(200, values)
+    assert [line["images"] for line in journal.lines()] == [100, 200]
+
+
+def test_no_room_for_the_journal_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    journal = Journal(tmp_path)
+    monkeypatch.setattr(Path, "open", full)
+    with pytest.raises(FullDiskError):
+        journal.add_status(0, "FAILED")
+    assert not journal.path.exists()

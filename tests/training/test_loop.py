@@ -18,6 +18,7 @@ from ganflow.data.grid import save_grid
 from ganflow.data.quantise import to_uint8
 from ganflow.training import checkpoint, health, loop, machine
 from ganflow.training.best import Best
+from ganflow.training.disk import FullDiskError
 from ganflow.training.health import Health
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
@@ -86,9 +87,9 @@ def test_ticks_samples_and_checkpoints(tmp_path: Path, monkeypatch: pytest.Monke
     saved: list[int] = []
     original = checkpoint.save
 
-    def save(match: Match, folder: Path) -> None:
+    def save(match: Match, folder: Path, recipe: Any) -> None:
         saved.append(match.images)
-        original(match, folder)
+        original(match, folder, recipe)
 
     monkeypatch.setattr(checkpoint, "save", save)
     match = run(new_match(), tmp_path)
@@ -221,6 +222,104 @@ def test_killed_and_resumed_is_as_undisturbed(family: str, tmp_path: Path, monke
     torch.testing.assert_close(weights(resumed), weights(undisturbed), rtol=0, atol=0)
     assert history(state) == history(tmp_path / "undisturbed")
     assert (state / "journal.jsonl").read_text().startswith(recorded), "the first lines and their time stamps stay"
+
+
+def flip_last_bit(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+@pytest.mark.parametrize("family", MODELS)
+def test_gone_back_for_damage_is_as_undisturbed(
+    family: str, damaged: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """To the checkpoint before, or to the beginning: more is played again, and recorded once."""
+    undisturbed = run(new_match(family), tmp_path / "undisturbed", best=every(16))
+    state = tmp_path / "killed"
+
+    def killed(match: Match) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        before_round(patched, 144, killed)
+        with pytest.raises(MemoryError):
+            run(new_match(family), state, best=every(16))
+    recorded = (state / "journal.jsonl").read_text()
+    for name in (checkpoint.FILE, checkpoint.PREVIOUS)[:damaged]:
+        flip_last_bit(state / name)
+    played: list[int] = []
+    with monkeypatch.context() as patched:
+        before_round(patched, 0 if damaged == 2 else 64, lambda match: played.append(match.images))
+        resumed = run(new_match(family), state, best=every(16))
+
+    assert len(played) == 1
+    assert [record.levelname for record in caplog.records] == ["WARNING"] * damaged
+    torch.testing.assert_close(weights(resumed), weights(undisturbed), rtol=0, atol=0)
+    assert history(state) == history(tmp_path / "undisturbed")
+    assert best_files(state) == best_files(tmp_path / "undisturbed")
+    assert (state / "journal.jsonl").read_text().startswith(recorded)
+    assert images_of("samples", state) == [0, 80, 160]
+    assert {path.name for path in (state / "samples").iterdir()} == {f"{n:09d}.png" for n in (0, 80, 160)}
+    for picture in (tmp_path / "undisturbed" / "samples").iterdir():
+        assert (state / "samples" / picture.name).read_bytes() == picture.read_bytes()
+
+
+def test_a_kill_while_a_picture_is_written_again_leaves_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its line is in the journal already, and it may be on its way to the tracker."""
+    first = new_match()
+    with pytest.raises(loop.InterruptedTraining):
+        run(first, tmp_path, lambda: first.images >= 80)
+    (tmp_path / checkpoint.PREVIOUS).replace(tmp_path / checkpoint.FILE)  # the one of 64
+    picture = tmp_path / "samples" / "000000080.png"
+    content = picture.read_bytes()
+    written: list[Path] = []
+
+    def torn(path: Path, content: bytes) -> None:
+        written.append(path)
+        path.open("wb").write(content[:9])
+        raise MemoryError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_bytes", torn)
+        with pytest.raises(MemoryError):
+            run(new_match(), tmp_path)
+    assert len(written) == 1
+    assert picture.read_bytes() == content
+    run(new_match(), tmp_path)
+    assert {path.name for path in (tmp_path / "samples").iterdir()} == {f"{n:09d}.png" for n in (0, 80, 160)}
+
+
+def test_a_disk_that_is_full_in_the_middle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    undisturbed = run(new_match(), tmp_path / "undisturbed")
+    original, state = checkpoint.save_file, tmp_path / "full"
+
+    def full(tensors: dict[str, Tensor], path: Path, texts: dict[str, str]) -> None:
+        if texts["images"] == "128":
+            raise OSError(28, "No space left on device")
+        original(tensors, path, texts)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(checkpoint, "save_file", full)
+        with pytest.raises(FullDiskError, match=r"checkpoint.safetensors: No space left"):
+            run(new_match(), state)
+    found = checkpoint.last(state)
+    assert found is not None
+    assert found.images == 64
+    resumed = run(new_match(), state)
+    torch.testing.assert_close(weights(resumed), weights(undisturbed), rtol=0, atol=0)
+    assert history(state) == history(tmp_path / "undisturbed")
+
+
+def test_checkpoints_keep_the_recipe(tmp_path: Path) -> None:
+    match = new_match()
+    loop.train(match, fixed_inputs(match), tmp_path, Journal(tmp_path), lambda: False, recipe={"seed": 7})
+    found = checkpoint.last(tmp_path)
+    assert found is not None
+    assert found.recipe == {"seed": 7}
 
 
 def test_a_stop_in_the_last_round_is_a_finish(tmp_path: Path) -> None:

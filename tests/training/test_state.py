@@ -1,4 +1,5 @@
 import dataclasses
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import ganflow
 from ganflow import params
 from ganflow.data.card import DataCard, SplitCard
 from ganflow.params import Params
-from ganflow.training.state import state_digest
+from ganflow.training.state import recipe, state_digest
 
 PARAMS = params.parse({"model": {"family": "dcgan"}})
 CARD = DataCard(
@@ -63,6 +64,21 @@ def test_what_decides_the_result(where: str, value: Any) -> None:
 def test_other_data_is_another_training_and_another_place_for_it_is_not() -> None:
     assert state_digest(PARAMS, dataclasses.replace(CARD, digest="sha256:1")) != state_digest(PARAMS, CARD)
     assert state_digest(changed("data.root", "/elsewhere"), CARD) == state_digest(PARAMS, CARD)
+
+
+def test_what_it_begins_with() -> None:
+    """Begun with the checkpoint of another training, it is another one, whatever else is equal."""
+    digests = {state_digest(PARAMS, CARD, begun) for begun in ("", "one", "two")}
+    assert len(digests) == 3
+    assert state_digest(PARAMS, CARD, "one") in digests
+
+
+def test_the_recipe_can_be_read() -> None:
+    made = recipe(PARAMS, CARD)
+    assert json.loads(json.dumps(made)) == made
+    assert (made["seed"], made["model"]["family"], made["train"]["batch_size"]) == (0, "dcgan", 64)
+    assert (made["data"], made["torch"]) == ("sha256:0", torch.__version__)
+    assert set(made) == {"seed", "model", "train", "data", "code", "torch"}
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,14 @@ MODELS: dict[str, dict[str, Any]] = {
     "vanilla": {"family": "vanilla", "hidden_units": 4, "latent_dim": 4},  # with dropout
     "dcgan": {"family": "dcgan", "width": 4, "latent_dim": 4, "discriminator_norm": "batch"},
 }
-MATCH = {"images": 160, "batch_size": 8, "translation": 1, "flip": True, "tick_every_images": 40}
+MATCH = {
+    "images": 160,
+    "batch_size": 8,
+    "precision": "float32",
+    "translation": 1,
+    "flip": True,
+    "tick_every_images": 40,
+}
 
 
 def torchrun(*command: str | Path) -> subprocess.Popen[str]:
@@ -214,6 +221,28 @@ def wait_and_play(team, state):
     except RuntimeError as error:  # the leader came to its end
         return {"error": str(error)}
 
+def go_back(team, state):
+    # The last checkpoint is damaged, which the leader finds out late, and puts it aside.
+    restore, noted = checkpoint.restore, state / "restored"
+    if team.leads:
+        deadline = time.monotonic() + 1
+        while not noted.exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+    else:
+        checkpoint.restore = lambda match, folder: (noted.touch(), restore(match, folder))
+    found = play(team, "vanilla", state)
+    checkpoint.restore = restore
+    return found | {"aside": (state / "checkpoint.damaged-1").exists(), "noted": not team.leads or noted.exists()}
+
+def disagree(team, state):
+    # Folders that should be one are two, as with a path that is no shared volume on one of the nodes.
+    match = new_match("vanilla", team)
+    try:
+        loop._restore(match, state if team.leads else state.with_name("elsewhere"))
+    except RuntimeError as error:
+        return {"error": str(error)}
+    return {}
+
 def finish(team, state):
     # Nothing is left to play, and the leader has put the state away when another comes to read it.
     match = new_match("vanilla", team)
@@ -236,6 +265,8 @@ with joined_team(CPU, 8) as team:
         for start in ("fresh", "resumed"):
             found[f"{family} {start}"] = play(team, family, Path(f"{family} {start}"))
     found["moved on"] = wait_and_play(team, Path("moved on"))
+    found["damaged"] = go_back(team, Path("damaged"))
+    found["apart"] = disagree(team, Path("apart"))
     found["finished"] = finish(team, Path("finished"))
 write_found(found, Path(f"rank{team.rank}.safetensors"))
 """
@@ -280,6 +311,10 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     trained_alone(80, folder / "moved on")
     trained_alone(120, folder / "later")
     trained_alone(160, folder / "finished")
+    trained_alone(80, folder / "damaged")
+    (folder / "damaged" / checkpoint.FILE).rename(folder / "damaged" / checkpoint.PREVIOUS)
+    (folder / "damaged" / checkpoint.FILE).write_bytes(b"damaged")
+    trained_alone(80, folder / "apart")
     (folder / "later" / checkpoint.FILE).rename(folder / "moved on" / "later")
     (folder / "plays.py").write_text(PLAYS)
     with pytest.MonkeyPatch.context() as patched:
@@ -317,6 +352,17 @@ def test_all_go_on_from_the_checkpoint_that_the_leader_finds(played: list[dict[s
     one, other = (rank["moved on"] for rank in played)
     assert "error" not in other
     torch.testing.assert_close(one["last"], other["last"], rtol=0, atol=0)
+
+
+def test_all_go_back_to_the_same_checkpoint_for_damage(played: list[dict[str, Any]]) -> None:
+    one, other = (rank["damaged"] for rank in played)
+    assert one["aside"]
+    torch.testing.assert_close(one["last"], other["last"], rtol=0, atol=0)
+
+
+def test_processes_with_different_checkpoints_do_not_train(played: list[dict[str, Any]]) -> None:
+    for rank in played:
+        assert "the processes found different checkpoints" in rank["apart"]["error"]
 
 
 def test_a_checkpoint_of_a_finished_training_ends_all_processes_well(played: list[dict[str, Any]]) -> None:

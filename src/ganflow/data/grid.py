@@ -1,6 +1,7 @@
 """Pictures side by side in one PNG."""
 
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +12,7 @@ _GAP = 1  # pixels between pictures: strokes that touch the edge would run into 
 _GAP_LEVEL = 64
 
 
-def save_grid(images: npt.ArrayLike, path: Path, columns: int) -> None:
+def save_grid(images: npt.ArrayLike, target: Path | BinaryIO, columns: int) -> None:
     """Write pictures (n, c, h, w) of uint8, c of 1 or 3, row by row as a PNG; missing places stay black."""
     tiles = np.asarray(images)
     n, channels, height, width = tiles.shape
@@ -24,4 +25,4 @@ def save_grid(images: npt.ArrayLike, path: Path, columns: int) -> None:
     sheet = sheet.reshape(rows * (height + _GAP), columns * (width + _GAP), channels)[:-_GAP, :-_GAP]
     picture = Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet)
     factor = max(1, _SHORTEST_SIDE // min(picture.size))
-    picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(path)
+    picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST).save(target, "PNG")

@@ -21,6 +21,8 @@ from ganflow.tracking.runs import (
     RUN_FILE,
     TAG_KIND,
     TAG_PARENT,
+    TAG_RESUMED_AT,
+    TAG_RESUMED_FROM,
     RunRef,
     chunks,
     create_run,
@@ -132,6 +134,7 @@ def _evaluation_run(client: MlflowClient, training: Run, asked: Mapping[str, str
         TAG_TRAINED_BY: training_id,
         TAG_PARENT: training_id,
         **provenance("evaluate"),
+        **{tag: training.data.tags[tag] for tag in (TAG_RESUMED_FROM, TAG_RESUMED_AT) if tag in training.data.tags},
     }
     name = f"{training.info.run_name}-evaluation"
     run = create_run(client, experiment, name, params={**trained_with, **asked}, tags=origin, card=card)

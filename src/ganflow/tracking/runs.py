@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from getpass import getuser
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from mlflow import MlflowClient
@@ -20,6 +21,7 @@ from ganflow.data.card import DataCard
 from ganflow.errors import UserError
 from ganflow.params import Params, dump
 from ganflow.tracking.store import connect, experiment_id, explained, find_run, tracking_uri
+from ganflow.training.disk import sync
 from ganflow.urls import public
 
 _Item = TypeVar("_Item")
@@ -29,6 +31,8 @@ TAG_PARENT = "mlflow.parentRunId"
 TAG_COMMIT = "mlflow.source.git.commit"
 TAG_DATA_DIGEST = "ganflow.data_digest"
 TAG_KIND = "ganflow.kind"
+TAG_RESUMED_FROM = "ganflow.resumed_from"
+TAG_RESUMED_AT = "ganflow.resumed_from_images"
 RUN_FILE = "run.json"
 _TAGS_BY_VARIABLE = {
     "DVC_EXP_NAME": "dvc.experiment",
@@ -66,8 +70,10 @@ def read_run(folder: Path) -> RunRef | None:
         raise UserError(f"{path}: is not the reference of an MLflow run ({error}); delete it") from None
 
 
-def open_run(params: Params, card: DataCard, *, parent_run: str = "") -> RunRef:
-    """Open the run of one training: its parameters, its data set, and where its code comes from.
+def open_run(
+    params: Params, card: DataCard, *, parent_run: str = "", tags: Mapping[str, str] = MappingProxyType({})
+) -> RunRef:
+    """Open the run of one training: its parameters, its data set, where its code comes from, and further `tags`.
 
     Below the run `parent_run`, or that which MLFLOW_RUN_ID names, as Kubeflow's plugin does, where there is such a
     run: in its experiment, because MLflow shows a child only there. Raises UserError where the store cannot be used.
@@ -82,14 +88,16 @@ def open_run(params: Params, card: DataCard, *, parent_run: str = "") -> RunRef:
             experiment,
             run_name(params),
             params=training_params(params),
-            tags={TAG_KIND: "training", **provenance("train"), **links},
+            tags={TAG_KIND: "training", **provenance("train"), **links, **tags},
             card=card,
         )
     return reference(client, run)
 
 
-def resume_run(params: Params, card: DataCard, state: Path, *, parent_run: str = "") -> RunRef:
-    """Give the run that a state folder belongs to, or open one and note it there.
+def resume_run(
+    params: Params, card: DataCard, state: Path, *, parent_run: str = "", tags: Mapping[str, str] = MappingProxyType({})
+) -> RunRef:
+    """Give the run that a state folder belongs to, or open one with these `tags` and note it there.
 
     A run that this store does not know counts as none. A store that does not answer stops a training that starts,
     but not one that goes on: its journal is sent later.
@@ -108,7 +116,7 @@ def resume_run(params: Params, card: DataCard, state: Path, *, parent_run: str =
         if run is not None:
             return _noted(state, reference(client, run))
         _log.warning("MLflow run %s is not in %s: a new run is opened", known.run_id, public(client.tracking_uri))
-    return _noted(state, open_run(params, card, parent_run=parent_run))
+    return _noted(state, open_run(params, card, parent_run=parent_run, tags=tags))
 
 
 def run_name(params: Params) -> str:
@@ -213,7 +221,8 @@ def chunks(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a file as a whole: a reader sees the old one or the new one."""
+    """Write a file as a whole: a reader sees the old one or the new one, and so does one after a power cut."""
     new = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     new.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    sync(new)
     new.replace(path)

@@ -16,7 +16,7 @@ from mlflow.entities import Run
 from ganflow.errors import UserError
 from ganflow.params import override
 from ganflow.tracking.evaluations import TAG_CAUTION, TAG_PROTOCOL
-from ganflow.tracking.runs import TAG_DATA_DIGEST, TAG_KIND, flat, write_json
+from ganflow.tracking.runs import TAG_DATA_DIGEST, TAG_KIND, TAG_RESUMED_AT, flat, write_json
 from ganflow.tracking.store import connect, explained, tracking_uri
 from ganflow.urls import public
 
@@ -243,7 +243,8 @@ def _present(key: str, runs: Iterable[EvaluatedRun]) -> str:
 
 def _identity(run: EvaluatedRun) -> dict[str, str]:
     params = {key: value for key, value in run.params.items() if key != _SEED and key not in _WITHOUT_EFFECT}
-    return params | {tag: run.tags[tag] for tag in _PROTOCOL_TAGS if tag in run.tags}
+    # A training that began with another one's checkpoint is not that which its parameters alone would make.
+    return params | {tag: run.tags[tag] for tag in (*_PROTOCOL_TAGS, TAG_RESUMED_AT) if tag in run.tags}
 
 
 def _configuration(group: Sequence[EvaluatedRun]) -> Configuration:

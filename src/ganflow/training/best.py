@@ -2,11 +2,11 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from ganflow.training.disk import sync, writing
 from ganflow.training.match import Match
 from ganflow.training.weights import BEST
 
@@ -49,7 +49,8 @@ class Best:
     def measure(self, match: Match) -> dict[str, float]:
         """Give the FID of the averaged generator and the lowest so far, whose networks are on disk when this returns.
 
-        Both are NaN for a broken generator, and nothing is kept of it.
+        Both are NaN for a broken generator, and nothing is kept of it. Raises FullDiskError, with those kept before
+        still there.
         """
         fid = self._score(match)
         if math.isnan(fid):
@@ -68,15 +69,16 @@ class Best:
 
     def _keep(self, match: Match, fid: float) -> None:
         """Put the networks in the place of those kept before, whole or not at all."""
-        self._new.mkdir()
-        self._save(match, self._new)
         record = {"images": match.images, "fid": fid, "protocol": self._protocol}
-        (self._new / RECORD_FILE).write_text(json.dumps(record) + "\n", encoding="utf-8")
-        for path in self._new.iterdir():
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
+        with writing(self._new):
+            self._new.mkdir()
+            self._save(match, self._new)
+            (self._new / RECORD_FILE).write_text(json.dumps(record) + "\n", encoding="utf-8")
+            for path in (*self._new.iterdir(), self._new):
+                sync(path)
         if self.folder.exists():
             self.folder.rename(self._old)
         self._new.rename(self.folder)
+        sync(self.folder.parent)
         shutil.rmtree(self._old, ignore_errors=True)
         self.fid = fid

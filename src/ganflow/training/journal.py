@@ -6,21 +6,34 @@ One JSON object a line, in the order of the images: `{"images", "time", and one 
 
 import csv
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
+
+from ganflow.training.disk import writing
 
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 FILE = "journal.jsonl"
 
 
+def read_lines(folder: Path) -> Iterator[dict[str, Any]]:
+    """Give the lines of the journal in a folder, in order, up to the first that is not whole."""
+    path = folder / FILE
+    if path.exists():
+        with path.open("rb") as file:
+            yield from map(json.loads, takewhile(_is_whole, file))
+
+
 class Journal:
     """Append-only record of ticks, sample pictures and endings.
 
     A training that goes on from a checkpoint plays ticks again that the journal already has. They keep their first
-    line, and with it their time stamp, so that a tracker that is sent them twice sees the same points.
+    line, and with it their time stamp, so that a tracker that is sent them twice sees the same points. A line is on the
+    disk before anybody sees it. Whatever adds one raises FullDiskError where there is no room for it.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -55,9 +68,7 @@ class Journal:
 
     def lines(self) -> Iterator[dict[str, Any]]:
         """Give the recorded lines in order."""
-        if self.path.exists():
-            with self.path.open(encoding="utf-8") as file:
-                yield from map(json.loads, file)
+        yield from read_lines(self.path.parent)
 
     def write_history(self, path: Path, wanted: Callable[[str], bool] = lambda _: True) -> None:
         """Write values as CSV: the column `images`, then one per wanted value, without the group's prefix.
@@ -85,16 +96,29 @@ class Journal:
             self._last[kind] = images
 
     def _append(self, line: dict[str, Any]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        raw = f"{json.dumps(line)}\n".encode()
+        end = self.path.stat().st_size if self.path.exists() else 0
+        with writing(self.path, len(raw), undo=lambda: self._cut(end)), self.path.open("ab") as file:
+            file.write(raw)
+            file.flush()
+            os.fsync(file.fileno())
 
     def _drop_torn_line(self) -> None:
+        """Keep the lines before the first that is not whole: a power cut may leave anything after them."""
         if self.path.exists():
-            content = self.path.read_bytes()
-            whole = content.rfind(b"\n") + 1
-            if whole < len(content):
-                with self.path.open("r+b") as file:
-                    file.truncate(whole)
+            with self.path.open("rb") as file:
+                self._cut(sum(len(line) for line in takewhile(_is_whole, file)))
+
+    def _cut(self, end: int) -> None:
+        if self.path.exists() and self.path.stat().st_size > end:
+            os.truncate(self.path, end)
+
+
+def _is_whole(line: bytes) -> bool:
+    try:
+        return line.endswith(b"\n") and isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def _now() -> int:

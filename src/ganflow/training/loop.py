@@ -5,7 +5,9 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +18,7 @@ from ganflow.data.quantise import to_uint8
 from ganflow.progress import progress
 from ganflow.training import checkpoint
 from ganflow.training.best import Best
+from ganflow.training.disk import write_whole
 from ganflow.training.health import Health
 from ganflow.training.journal import Journal
 from ganflow.training.machine import Clock
@@ -37,6 +40,8 @@ class DivergedError(Exception):
             "Lower train.generator_lr and train.discriminator_lr, or change seed"
         )
         self.images = images
+        self.state: Path | None = None
+        """Folder of the checkpoint that another training can go on from."""
 
 
 class InterruptedTraining(Exception):  # noqa: N818 (a request that was met, not an error)
@@ -45,6 +50,8 @@ class InterruptedTraining(Exception):  # noqa: N818 (a request that was met, not
     def __init__(self, images: int) -> None:
         super().__init__(f"stopped at {images} images, with a checkpoint: the same command goes on from there")
         self.images = images
+        self.state: Path | None = None
+        """Folder of the checkpoint that another training can go on from."""
 
 
 def train(
@@ -56,12 +63,14 @@ def train(
     *,
     best: Best | None = None,
     health: Health | None = None,
+    recipe: Mapping[str, Any] | None = None,
 ) -> None:
     """Play until `params.images`, from the checkpoint in `state` where there is one.
 
     `fixed_inputs` are the generator's inputs of every sample grid. `stop` is asked once a round. `best` measures the
-    averaged generator on the way; `health` judges the ticks.
-    Raises DivergedError, with the last good checkpoint kept, and InterruptedTraining, with one just written.
+    averaged generator on the way; `health` judges the ticks. `recipe` is kept in the checkpoints.
+    Raises DivergedError, with the last good checkpoint kept, InterruptedTraining, with one just written, and
+    FullDiskError, with the last checkpoints kept.
     """
     params = match.params
     if not _restore(match, state):
@@ -97,7 +106,7 @@ def train(
             if due(params.sample_every_images):
                 _sample(match, fixed_inputs, state, journal)
             if due(params.checkpoint_every_images) or stop():
-                _save(match, state)
+                _save(match, state, recipe)
                 if stop() and match.images < params.images:
                     raise InterruptedTraining(match.images)
 
@@ -113,10 +122,15 @@ def assist(match: Match, state: Path, seed: int) -> None:
 
 
 def _restore(match: Match, state: Path) -> bool:
-    """Let all processes read the same checkpoint: none before the leading one's turn, none after it went on."""
-    match.team.meet()
-    restored = checkpoint.restore(match, state)
-    match.team.meet()
+    """Let all processes read the same checkpoint: none before the leading one chose it, none after that went on."""
+    if match.team.leads:
+        restored = checkpoint.restore(match, state)
+        match.team.meet()
+    else:
+        match.team.meet()
+        restored = checkpoint.restore(match, state)
+    if not match.team.agrees(match.rounds, match.device):
+        raise RuntimeError(f"{state}: the processes found different checkpoints; is it the same folder for all?")
     return restored
 
 
@@ -152,9 +166,9 @@ def _warn(health: Health, journal: Journal, images: int, values: Mapping[str, fl
             _log.warning("caution: at %d images %s", finding.images, finding.text)
 
 
-def _save(match: Match, state: Path) -> None:
+def _save(match: Match, state: Path, recipe: Mapping[str, Any] | None) -> None:
     try:
-        checkpoint.save(match, state)
+        checkpoint.save(match, state, recipe)
     except checkpoint.NotFiniteError:
         _, diverged_at = match.meter.read()
         raise DivergedError(diverged_at or match.images) from None
@@ -171,9 +185,10 @@ def _measure(match: Match, best: Best) -> dict[str, float]:
 def _sample(match: Match, inputs: Tensor, state: Path, journal: Journal) -> None:
     with torch.no_grad(), _own_randomness(match.device):
         images = to_uint8(match.average.network(inputs))
-    picture = Path("samples") / f"{match.images:09d}.png"
+    picture, content = Path("samples") / f"{match.images:09d}.png", BytesIO()
     (state / picture).parent.mkdir(parents=True, exist_ok=True)
-    save_grid(images.cpu().numpy(), state / picture, SAMPLE_COLUMNS)
+    save_grid(images.cpu().numpy(), content, SAMPLE_COLUMNS)
+    write_whole(state / picture, content.getvalue())
     journal.add_samples(match.images, str(picture))
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -14,15 +15,26 @@ SECTIONS = ("seed", "model", "train")
 _CODE = ("data", "models", "training")
 
 
-def state_digest(params: Params, card: DataCard) -> str:
-    """Digest of the parameters, data and code that affect a training; the code includes torch's version."""
+def recipe(params: Params, card: DataCard) -> dict[str, Any]:
+    """List what decides the result of a training: parameters, data, and code, with the version of torch."""
     tree = dump(params)
     content = hashlib.sha256()
-    content.update(json.dumps([tree[key] for key in SECTIONS], sort_keys=True).encode())
-    content.update(card.digest.encode())
-    content.update(torch.__version__.encode())
     package = Path(ganflow.__file__).parent
     for layer in _CODE:
         for source in sorted((package / layer).glob("*.py")):
             content.update(source.read_bytes())
-    return content.hexdigest()[:16]
+    return {
+        **{section: tree[section] for section in SECTIONS},
+        "data": card.digest,
+        "code": content.hexdigest(),
+        "torch": torch.__version__,
+    }
+
+
+def state_digest(params: Params, card: DataCard, resumed_from: str = "") -> str:
+    """Digest of all that decides the result of a training.
+
+    `resumed_from` is the digest of the checkpoint of another training that it begins with, if it does.
+    """
+    content = json.dumps([recipe(params, card), resumed_from], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

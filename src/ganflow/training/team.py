@@ -34,6 +34,14 @@ class Team:
         if self.size > 1:
             dist.barrier()
 
+    def agrees(self, number: int, device: torch.device) -> bool:
+        """Say whether all processes come with the same number; none goes on before all have come."""
+        if self.size == 1:
+            return True
+        ends = torch.tensor([number, -number], device=device)
+        dist.all_reduce(ends, dist.ReduceOp.MAX)
+        return int(ends[0]) == -int(ends[1])
+
     def average_gradients(self, network: nn.Module) -> None:
         """Replace each gradient by its mean over the processes: that of the whole batch, where losses are means.
 

@@ -1,11 +1,9 @@
 """Finished weights as safetensors files, each of which holds the parameters it was made with."""
 
-import hashlib
 import json
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -15,6 +13,8 @@ from ganflow import params as params_module
 from ganflow.errors import UserError
 from ganflow.models.game import Game
 from ganflow.params import Params
+from ganflow.training.digest import tensors_digest
+from ganflow.training.disk import writing
 from ganflow.training.state import SECTIONS
 
 Which = Literal["ema", "live"]
@@ -36,11 +36,12 @@ class Origin(NamedTuple):
 
 
 def save_weights(network: nn.Module, path: Path, origin: Origin) -> None:
-    """Write the state of one network, with its origin in the file's metadata."""
+    """Write the state of one network, with its origin in the file's metadata. Raises FullDiskError."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in network.state_dict().items()}
     tree = params_module.dump(origin.params)
     tree = {**origin._asdict(), "params": {section: tree[section] for section in SECTIONS}}
-    save_file(tensors, path, {"origin": json.dumps(tree)})  # one entry: more come in an order of the day
+    with writing(path, sum(tensor.nbytes for tensor in tensors.values())):
+        save_file(tensors, path, {"origin": json.dumps(tree)})  # one entry: more come in an order of the day
 
 
 def folder_of(trained: Path, checkpoint: Checkpoint) -> Path:
@@ -78,18 +79,14 @@ def read_origin(path: Path) -> Origin:
 
 def weights_digest(path: Path) -> str:
     """SHA-256 of the tensors in a safetensors file: of names, types, shapes and values, not of the file's metadata."""
-    digest = hashlib.sha256()
     try:
         with safe_open(path, framework="np") as file:
-            for name in sorted(file.keys()):
-                values = file.get_tensor(name)
-                digest.update(f"{name} {values.dtype} {values.shape}\n".encode())
-                digest.update(np.ascontiguousarray(values).tobytes())
+            digest = tensors_digest((name, file.get_tensor(name)) for name in sorted(file.keys()))
     except FileNotFoundError:
         raise UserError(f"{path}: there are no trained weights; run `ganflow train` first") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: is not a weights file of ganflow ({error}); train again") from None
-    return f"sha256:{digest.hexdigest()}"
+    return f"sha256:{digest}"
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], Origin]:

@@ -165,16 +165,18 @@ def test_each_process_draws_its_own_latents_and_others_after_a_resume(
 
 PLAYS = """
 import shutil, time
+from dataclasses import replace
 from pathlib import Path
 import torch
 from torch.nn.functional import softplus
 from test_team import CPU, MODELS, new_match, write_found
 from ganflow.training import checkpoint, loop
 from ganflow.training.journal import Journal
-from ganflow.training.team import ALONE, joined_team
+from ganflow.training.team import ALONE, Team, joined_team
 
 def gradients_of(network):
-    return {name: parameter.grad.clone() for name, parameter in network.named_parameters()}
+    named = network.named_parameters()
+    return {name: parameter.grad.clone() for name, parameter in named if parameter.grad is not None}
 
 def gradients(team):
     found = {}
@@ -188,6 +190,47 @@ def gradients(team):
         found[name] = gradients_of(network)
     team.average_gradients(network)
     return found | {"averaged": gradients_of(network)}
+
+def grouped(team):
+    # Batch norm in training: the statistics are those of a share.
+    def of_share(rank):
+        match = new_match("dcgan", Team(rank, team.size))
+        network = match.game.discriminator
+        torch.manual_seed(1)
+        for parameter in network.parameters():
+            torch.nn.init.normal_(parameter, 0, 0.2)
+        torch.manual_seed(rank)  # of the augmentation
+        softplus(-network(match.batches.batch(48).images)).mean().backward()
+        return network
+    groups = [gradients_of(of_share(rank)) for rank in range(team.size)]
+    mean = {name: sum(group[name] for group in groups) / team.size for name in groups[0]}
+    network = of_share(team.rank)
+    team.average_gradients(network)
+    return {"mean": mean, "averaged": gradients_of(network)}
+
+def penalty(network, images):
+    images = images.requires_grad_()
+    (slope,) = torch.autograd.grad(network(images).sum(), images, create_graph=True)
+    return 10 * slope.square().sum((1, 2, 3)).mean()
+
+def penalised(team):
+    found = {}
+    for name, member in (("whole", ALONE), ("share", team)):
+        match = new_match("vanilla", member)
+        network = match.game.discriminator.eval()
+        penalty(network, match.batches.batch(48).images).backward()
+        found[name] = gradients_of(network)
+    team.average_gradients(network)
+    found["averaged"] = gradients_of(network)
+    match = new_match("vanilla", team)
+    discriminator, generator = match.players
+    def play(batch):
+        outcome = discriminator.play(batch)
+        return outcome._replace(loss=outcome.loss + penalty(match.game.discriminator, batch.images))
+    match.players = replace(discriminator, play=play), generator
+    for _ in range(20):
+        match.play_round()
+    return found | {"played": weights(match)}
 
 def weights(match):
     return {name: parameter.detach().clone() for name, parameter in match.game.named_parameters()}
@@ -260,7 +303,7 @@ def finish(team, state):
     return {"last": weights(match)}
 
 with joined_team(CPU, 8) as team:
-    found = {"gradients": gradients(team)}
+    found = {"gradients": gradients(team), "grouped": grouped(team), "penalised": penalised(team)}
     for family in MODELS:
         for start in ("fresh", "resumed"):
             found[f"{family} {start}"] = play(team, family, Path(f"{family} {start}"))
@@ -331,6 +374,18 @@ def test_the_mean_of_the_shares_is_the_gradient_of_the_whole_batch(played: list[
         for name, gradient in found["whole"].items():
             assert not torch.allclose(found["share"][name], gradient, rtol=0, atol=1e-4), "a share is not the whole"
     torch.testing.assert_close(played[0]["gradients"]["averaged"], played[1]["gradients"]["averaged"], rtol=0, atol=0)
+
+
+def test_with_batch_norm_the_mean_is_that_of_the_same_groups_in_one_process(played: list[dict[str, Any]]) -> None:
+    for found in (rank["grouped"] for rank in played):
+        torch.testing.assert_close(found["averaged"], found["mean"], rtol=0, atol=1e-6)
+
+
+def test_gradient_penalties_are_averaged_and_do_not_deadlock(played: list[dict[str, Any]]) -> None:
+    for found in (rank["penalised"] for rank in played):
+        torch.testing.assert_close(found["averaged"], found["whole"], rtol=0, atol=1e-6)
+        assert max(gradient.abs().max() for gradient in found["whole"].values()) > 1e-3
+    torch.testing.assert_close(*(rank["penalised"]["played"] for rank in played), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("start", ["fresh", "resumed"])

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from servers import S3Server
 
-from ganflow.data import packing
+from ganflow.data import packing, remote
 from ganflow.data.format import Format
 from ganflow.data.packed import PackedData, file_sizes
 from ganflow.data.remote import fetch, is_url
@@ -99,6 +100,12 @@ def test_what_may_lie_beside_it_need_not(origin: Path, kept: Path) -> None:
     assert contents(fetch(origin.as_uri(), kept, BESIDE)) == contents(origin)
 
 
+def test_what_is_whole_is_left_alone(origin: Path, kept: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = fetch(origin.as_uri(), kept, BESIDE)
+    monkeypatch.setattr(remote, "_fill", None)
+    assert fetch(origin.as_uri(), kept, BESIDE) == folder
+
+
 def test_files_that_someone_deleted_are_fetched_again(origin: Path, kept: Path) -> None:
     folder = fetch(origin.as_uri(), kept, BESIDE)
     (folder / "train_images-00001.npy").unlink()
@@ -173,6 +180,18 @@ def test_credentials_are_in_no_message(kept: Path) -> None:
     assert message.startswith("http://127.0.0.1:9/data?...: the prepared data cannot be read (")
     assert "s3cret" not in message
     assert "s1gned" not in message
+
+
+def test_an_error_that_repeats_the_credentials_is_told_without_them(
+    kept: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def cat_file(self: MemoryFileSystem, path: str) -> bytes:
+        raise OSError("GET memory://me:s3cret@host/data?token=s1gned\nis refused")
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", cat_file)
+    assert refused("memory://me:s3cret@host/data?token=s1gned", kept) == (
+        "memory://host/data?...: the prepared data cannot be read (GET memory://host/data?... is refused)"
+    )
 
 
 def test_a_kind_of_storage_that_there_is_not(kept: Path) -> None:

@@ -232,9 +232,13 @@ def _accuracy(network: Classifier, images: Images, labels: NDArray[np.int64] | N
     """Give the share of pictures, or of the first of many, whose class has the largest logit; None without any."""
     if labels is None or len(labels) == 0:
         return None
+    right = seen = 0  # small results that are kept between large ones that are not would hold on to the memory of both
     with torch.inference_mode():
-        chosen = torch.cat([network(batch).argmax(dim=1) for batch in _measured(images)])
-    return float((chosen.numpy() == labels[: len(chosen)]).mean())
+        for batch in _measured(images):
+            true = torch.from_numpy(np.array(labels[seen : seen + len(batch)]))
+            right += int((network(batch).argmax(dim=1) == true).sum())
+            seen += len(batch)
+    return right / seen
 
 
 def _save(network: Classifier, shape: Shape, path: Path) -> str:

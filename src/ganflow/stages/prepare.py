@@ -39,6 +39,7 @@ def prepare(params: Params, out: Path, workers: int | None = None) -> DataCard:
             seed=data.seed,
             workers=workers,
         )
+        del source  # its list of files
         _summarise(card)
         if card.classes is not None and len(card.classes) > 1:
             train_classifier(PackedData(staging), data.seed, staging)

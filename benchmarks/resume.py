@@ -30,14 +30,12 @@ from machine import describe
 from mlflow import MlflowClient
 
 from ganflow.tracking.runs import RUN_FILE
-from ganflow.training import checkpoint
+from ganflow.training import checkpoint, machine
 from ganflow.training.journal import read_lines
 from ganflow.training.weights import weights_digest
 
 REPOSITORY: Final = Path(__file__).resolve().parent.parent
 RESULTS: Final = REPOSITORY / "benchmarks" / "results" / "resume.json"
-_MACHINE: Final = ("per_second", "memory", "seconds", "waiting")
-"""In the names of values that measure the machine, and not the training."""
 _EVERY: Final = {"tick": 1_000, "checkpoint": 3_000, "sample": 10_000, "fid": 5_000}
 _AIMS: Final = ("start-up", "training", "training", "training", "checkpoint", "checkpoint")
 """Where kills are meant to fall, in turn before they are shuffled."""
@@ -353,7 +351,7 @@ def _table(path: Path) -> list[dict[str, str]]:
 
 
 def _is_of_machine(name: str) -> bool:
-    return any(part in name for part in _MACHINE)
+    return name.rpartition("/")[2] in machine.VALUES
 
 
 def _repository(folder: Path, prepared: Path | None = None) -> Path:

@@ -3,12 +3,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from packed_noise import pack_noise
 
 from ganflow.data import packing
-from ganflow.data.format import Format
 from ganflow.data.packed import PackedData
-from ganflow.data.packing import pack
-from ganflow.data.sources import ArraySource
 from ganflow.errors import UserError
 
 
@@ -16,17 +14,7 @@ from ganflow.errors import UserError
 def packed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PackedData:
     """14, 2 and 4 pictures, in shards of at most 5."""
     monkeypatch.setattr(packing, "_SHARD_BYTES", 5 * 64)
-    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
-    pack(
-        ArraySource({"train": (images, np.arange(20) % 2)}, "ab"),
-        tmp_path,
-        name="mine",
-        source_name="digits",
-        packed_format=Format(1, 8),
-        validation_fraction=0.1,
-        test_fraction=0.2,
-        seed=0,
-    )
+    pack_noise(tmp_path, 20)
     return PackedData(tmp_path)
 
 

@@ -10,13 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
+from packed_noise import pack_noise
 from servers import S3Server
 
 from ganflow.data import packing, remote
-from ganflow.data.format import Format
 from ganflow.data.packed import PackedData, file_sizes
 from ganflow.data.remote import fetch, is_url
-from ganflow.data.sources import ArraySource
 from ganflow.errors import UserError
 
 BESIDE = ("extractor.json", "extractor.safetensors")
@@ -40,17 +39,7 @@ def origin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(packing, "_SHARD_BYTES", 20 * 64)
     folder = tmp_path / "origin"
     folder.mkdir()
-    images = np.random.default_rng(0).integers(0, 256, (80, 8, 8), dtype=np.uint8)
-    packing.pack(
-        ArraySource({"train": (images, np.arange(80) % 2)}, "ab"),
-        folder,
-        name="mine",
-        source_name="digits",
-        packed_format=Format(1, 8),
-        validation_fraction=0.1,
-        test_fraction=0.2,
-        seed=0,
-    )
+    pack_noise(folder, 80)
     for name in BESIDE:
         (folder / name).write_bytes(name.encode())
     return folder

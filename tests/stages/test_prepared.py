@@ -1,13 +1,10 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
+from packed_noise import pack_noise
 
 from ganflow import cli
 from ganflow.data.card import DataCard
-from ganflow.data.format import Format
-from ganflow.data.packing import pack
-from ganflow.data.sources import ArraySource
 from ganflow.stages.prepared import prepared_folder
 
 
@@ -16,17 +13,7 @@ def origin(tmp_path: Path) -> Path:
     """Prepared data in another place than the repository, with a classifier beside it."""
     folder = tmp_path / "origin"
     folder.mkdir()
-    images = np.random.default_rng(0).integers(0, 256, (40, 8, 8), dtype=np.uint8)
-    pack(
-        ArraySource({"train": (images, np.arange(40) % 2)}, "ab"),
-        folder,
-        name="mine",
-        source_name="digits",
-        packed_format=Format(1, 8),
-        validation_fraction=0.1,
-        test_fraction=0.2,
-        seed=0,
-    )
+    pack_noise(folder, 40)
     (folder / "extractor.json").write_text("{}")
     (folder / "extractor.safetensors").write_bytes(b"weights")
     return folder

@@ -35,6 +35,7 @@ from ganflow.params import Params
 from ganflow.stages import train as stage
 from ganflow.training import checkpoint, health, loop, weights
 from ganflow.training.match import Match
+from ganflow.training.precision import pick_precision
 from ganflow.training.team import ALONE
 from ganflow.training.weights import load_game, read_origin
 
@@ -140,6 +141,7 @@ def test_a_training_from_start_to_end(ready: Path, capsys: pytest.CaptureFixture
     assert_complete(ready, run)
     assert run.data.params["train.images"] == "400"
     assert run.data.params["model.hidden_units"] == "4"
+    assert run.data.tags["ganflow.precision"] == pick_precision("auto", torch.device("cpu"))
     assert json.loads((TRAINED / "warnings.json").read_text()) == []
     assert set(history(TRAINED)[0]) == {
         *("images", "images_per_second", "data_wait", "host_memory_gib"),

@@ -23,7 +23,7 @@ from ganflow.evaluation.sampling import BrokenGeneratorError
 from ganflow.evaluation.validation import ValidationFid
 from ganflow.params import Params
 from ganflow.tracking.delivery import Sender
-from ganflow.tracking.runs import RUN_FILE, TAG_RESUMED_AT, TAG_RESUMED_FROM, read_run, resume_run
+from ganflow.tracking.runs import RUN_FILE, TAG_PRECISION, TAG_RESUMED_AT, TAG_RESUMED_FROM, read_run, resume_run
 from ganflow.training import checkpoint, loop
 from ganflow.training import resume as resumption
 from ganflow.training.best import VALUES, Best
@@ -66,7 +66,7 @@ def train(
             elif not checkpoint.exists(state):
                 _mention_another(state, contents)
             best = _best(params, packed, device, state, origin)
-            run = resume_run(params, packed.card, state, parent_run=parent_run, tags=_descent(beginning))
+            run = resume_run(params, packed.card, state, parent_run=parent_run, tags=_tags(match, beginning))
             journal = Journal(state)
             sender = Sender(state)
             with sender, _stop_signals() as asked_to_stop:
@@ -103,13 +103,14 @@ def _place(params: Params, card: DataCard, states: Path, resume: Path | None) ->
     return states / state_digest(params, card, found.digest), found
 
 
-def _descent(beginning: Checkpoint | None) -> dict[str, str]:
-    """Make the tags that name the run which a training was resumed from."""
+def _tags(match: Match, beginning: Checkpoint | None) -> dict[str, str]:
+    """Say which precision was picked on this machine, and which run the training was resumed from."""
+    tags: dict[str, str] = {TAG_PRECISION: match.precision}
     if beginning is None:
-        return {}
+        return tags
     folder = beginning.path.parent
     run = read_run(folder)
-    return {TAG_RESUMED_FROM: run.run_id if run else folder.name, TAG_RESUMED_AT: str(beginning.images)}
+    return {**tags, TAG_RESUMED_FROM: run.run_id if run else folder.name, TAG_RESUMED_AT: str(beginning.images)}
 
 
 def _mention_another(state: Path, contents: Mapping[str, Any]) -> None:

@@ -202,7 +202,7 @@ def _tutorial(params: Params, work: Path) -> dict[str, float]:
     packed, device = PackedData(work / "prepared"), pick_device(params.train.device)
     torch.manual_seed(params.seed)
     game = params.model.build(packed.card.channels, 32).to(device)
-    generator, discriminator = game.generator, game.discriminator
+    generator, discriminator = (getattr(game, side) for side in ("generator", "discriminator"))
     criterion = nn.BCEWithLogitsLoss()
     fixed_noise = torch.randn(64, params.model.latent_dim, device=device)
     optimizers = [

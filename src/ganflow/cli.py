@@ -83,6 +83,10 @@ def _parser() -> argparse.ArgumentParser:
     sample.add_argument("--model", metavar="URI", help="a registered model, as in models:/digits-16px@champion")
     sample.add_argument("-n", type=int, default=64, metavar="N", help="how many pictures (64)")
     sample.add_argument("--seed", type=int, default=0, help="seed of the latents (0)")
+    sample.add_argument("--label", type=int, metavar="CLASS", help="class of all pictures, of a family that takes one")
+    sample.add_argument(
+        "--truncation", type=float, metavar="PSI", help="0 (all alike) to 1 (none), of a family that can be truncated"
+    )
     sample.add_argument(
         "--out", type=Path, default=Path("samples.png"), help="a grid as PNG, or with --single a folder"
     )
@@ -188,15 +192,17 @@ def _register(options: argparse.Namespace) -> None:
 
 def _sample(options: argparse.Namespace) -> None:
     from ganflow import params
-    from ganflow.stages.sample import sample, sample_registered
+    from ganflow.stages.sample import Order, sample, sample_registered
     from ganflow.training.weights import folder_of
 
+    chosen = {name: value for name in ("label", "truncation") if (value := getattr(options, name)) is not None}
+    order = Order(n=options.n, seed=options.seed, chosen=chosen)
     if options.model is None:
         parsed = params.load(options.params, options.overrides)
         weights = folder_of(TRAINED, parsed.evaluate.checkpoint)
-        sample(weights, parsed.train.device, options.n, options.seed, options.out, single=options.single)
+        sample(weights, parsed.train.device, order, options.out, single=options.single)
     else:
-        sample_registered(options.model, options.n, options.seed, options.out, single=options.single)
+        sample_registered(options.model, order, options.out, single=options.single)
 
 
 def _summary(options: argparse.Namespace) -> None:

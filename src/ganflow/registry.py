@@ -31,7 +31,8 @@ from torch import Tensor, nn
 
 from ganflow.errors import UserError
 from ganflow.evaluation.protocol import Protocol
-from ganflow.models.game import Game, Noise, Player, draw_noise
+from ganflow.models.game import Game, Player
+from ganflow.models.inputs import Control, InputSpec
 from ganflow.params import RegisterParams
 from ganflow.tracking.store import connect, explained
 
@@ -122,10 +123,14 @@ def _faults(metrics: Mapping[str, float | None], limits: RegisterParams) -> list
 class RegisteredGame(Game):
     """A generator from the registry as a game, so that it is sampled like one; it cannot be trained."""
 
-    def __init__(self, exported: nn.Module, noise: Noise, latent_dim: int) -> None:
+    discriminator: None
+    no_discriminator = "a registered model is a generator alone"
+
+    def __init__(self, exported: nn.Module, inputs: InputSpec) -> None:
         super().__init__()
         self.generator = _Exported(exported)
-        self._noise, self._latent_dim = noise, latent_dim
+        self.discriminator = None
+        self.inputs = inputs
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -133,8 +138,8 @@ class RegisteredGame(Game):
         return ()
 
     def draw_inputs(self, n: int, rng: torch.Generator | None = None) -> Tensor:
-        """Draw latents (n, latent_dim) on the CPU, as the trained game drew them."""
-        return draw_noise(self._noise, n, self._latent_dim, torch.device("cpu"), rng)
+        """Draw inputs (n, width) on the CPU, as the trained game drew them."""
+        return self.inputs.draw(n, torch.device("cpu"), rng)
 
 
 class _Exported(nn.Module):
@@ -233,7 +238,8 @@ def load_version(client: MlflowClient, name: str, version: str) -> RegisteredGam
         if not {"noise", "latent_dim"} <= metadata.keys():
             raise UserError(f"models:/{name}/{version}: was not registered by ganflow: its metadata names no noise")
         exported = mlflow.pytorch.load_model(path)
-    return RegisteredGame(exported, metadata["noise"], int(metadata["latent_dim"]))
+    controls = tuple(Control(**control) for control in metadata.get("controls", ()))
+    return RegisteredGame(exported, InputSpec(metadata["noise"], int(metadata["latent_dim"]), controls))
 
 
 def _any_number_of(batch: Tensor) -> Schema:

@@ -22,7 +22,7 @@ _CURVES = (
     ("What both players lose", "loss", {"generator_loss": "generator", "discriminator_loss": "discriminator"}),
     (
         "What the discriminator believes",
-        "mean probability of being real",
+        "mean output: a probability, or a score",
         {"d_real": "real pictures", "d_fake": "generated pictures"},
     ),
     (
@@ -62,12 +62,18 @@ def evaluation_page(evaluated: Path, title: str) -> str:
     picture, pairs = (
         _image((evaluated / name).read_bytes(), 960) for name in ("real_and_generated.png", "nearest_pairs.png")
     )
-    caution = metrics.pop("caution", None)
+    notes = [metrics.pop(key, None) for key in ("caution", "no_discriminator")]
+    cautions = "".join(f"<p class=caution>{escape(note)}</p>" for note in notes if note)
+    special = [
+        f"<h3>{escape(path.stem.replace('_', ' ').capitalize())}</h3>{_image(path.read_bytes(), 640)}"
+        for path in sorted(evaluated.glob("sheets/*.png"))
+    ]
     return _page(
         title,
         [
             f"<h2>{escape(title)}</h2><h3>Real test pictures, and generated ones</h3>{picture}",
-            f"<h3>Metrics</h3>{f'<p class=caution>{escape(caution)}</p>' if caution else ''}{_metrics(metrics)}",
+            *special,
+            f"<h3>Metrics</h3>{cautions}{_metrics(metrics)}",
             f"<h3>Generated pictures, each beside the training picture that it is nearest to</h3>{pairs}",
             f"<h3>How they were measured</h3>{_table(protocol)}",
         ],

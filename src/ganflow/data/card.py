@@ -51,6 +51,11 @@ class DataCard:
     skipped: Sequence[Skipped]
     converted: Mapping[str, int]
 
+    @property
+    def class_count(self) -> int:
+        """Number of classes, 0 without labels."""
+        return len(self.classes or ())
+
     def shards(self, split: Split) -> list[int]:
         """Give the number of pictures in each file of a split; there is one file at least."""
         whole, rest = divmod(self.splits[split].count, self.pictures_a_shard)

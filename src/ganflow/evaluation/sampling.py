@@ -43,10 +43,15 @@ def generate(game: Game, n: int, batch_size: int, seed: int, generator: nn.Modul
     Raises BrokenGeneratorError.
     """
     network = game.generator if generator is None else generator
+    for inputs in drawn_inputs(game, n, batch_size, seed):
+        yield pictures_of(network, inputs)
+
+
+def drawn_inputs(game: Game, n: int, batch_size: int, seed: int) -> Iterator[Tensor]:
+    """Draw the inputs of `n` pictures in batches (at most batch_size, width), as `generate` does."""
     drawn = 0
-    for chunk in _drawn_inputs(game, seed):
-        for inputs in torch.split(chunk[: n - drawn], batch_size):
-            yield _pictures(network, inputs)
+    for chunk in _endless_inputs(game, seed):
+        yield from torch.split(chunk[: n - drawn], batch_size)
         drawn += len(chunk)
         if drawn >= n:
             return
@@ -67,22 +72,23 @@ class Generated:
         """Generate those at some places again: uint8 (len(indices), c, h, w)."""
         chosen: dict[int, Tensor] = {}
         drawn = 0
-        for chunk in _drawn_inputs(self.game, self.seed):
+        for chunk in _endless_inputs(self.game, self.seed):
             chosen |= {index: chunk[index - drawn] for index in indices if drawn <= index < drawn + len(chunk)}
             drawn += len(chunk)
             if drawn > max(indices):
                 break
-        return _pictures(self.game.generator, torch.stack([chosen[index] for index in indices]))
+        return pictures_of(self.game.generator, torch.stack([chosen[index] for index in indices]))
 
 
-def _drawn_inputs(game: Game, seed: int) -> Iterator[Tensor]:
+def _endless_inputs(game: Game, seed: int) -> Iterator[Tensor]:
     """Draw inputs without end, on the CPU and always as many at a time: more pictures take no more memory."""
     rng = torch.Generator().manual_seed(seed)
     while True:
         yield game.draw_inputs(_DRAWN_AT_ONCE, rng)
 
 
-def _pictures(network: nn.Module, inputs: Tensor) -> Tensor:
+def pictures_of(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Make pictures, uint8 (n, c, h, w), by a generator, put into eval mode. Raises BrokenGeneratorError."""
     network.eval()
     with torch.inference_mode():
         images = network(inputs)

@@ -1,4 +1,4 @@
-"""One file per family of GAN: its parameters, its networks and its two losses.
+"""One file per family of GAN: its parameters, its networks and what its players lose.
 
 A family is found by its file: `models/<family>.py` holds the networks and one frozen dataclass, derived
 from `game.FamilyParams`, with the family's own parameters. Nothing else has to be told that it exists.
@@ -10,7 +10,7 @@ from types import ModuleType
 
 from ganflow.models.game import FamilyParams
 
-_SHARED = {"game", "losses", "shapes", "two_player"}
+_SHARED = {"classic", "convolutional", "game", "inputs", "losses", "penalties", "shapes", "two_player"}
 
 
 def families() -> tuple[type[FamilyParams], ...]:

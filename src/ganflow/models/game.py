@@ -8,7 +8,11 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-Noise = Literal["normal", "uniform"]
+from ganflow.models.inputs import InputSpec, Noise
+
+Scale = Literal["log_odds", "signed", "relative"]
+"""What a discriminator's scores mean: the log-odds of being real; positive for real pictures and no more; or nothing
+but which of two pictures looks more real, with no value that divides real from generated ones."""
 
 
 class Batch(NamedTuple):
@@ -25,6 +29,13 @@ class Outcome(NamedTuple):
     values: Mapping[str, Tensor]
 
 
+class Pace(NamedTuple):
+    """How an optimiser moves at one moment: its learning rate as a share of the one set, and Adam's second decay."""
+
+    rate: float
+    beta2: float
+
+
 @dataclass(frozen=True)
 class Player:
     """One side of the game: which parameters it moves, what it loses, and how often it moves a turn."""
@@ -33,6 +44,18 @@ class Player:
     network: nn.Module
     play: Callable[[Batch], Outcome]
     steps: int = 1
+    optimizer: Literal["adam", "rmsprop"] = "adam"
+    constrain: Callable[[], None] | None = None
+    """Puts the parameters back where they must be, after every step."""
+    pace: Callable[[int, float], Pace] | None = None
+    """Gives the pace after some real images, from Adam's second decay as it is set; None: as it is set, for ever."""
+
+
+class Sheet(NamedTuple):
+    """Pictures (n, c, h, w) in [-1, 1] that show what a family can do beside plain samples, row by row."""
+
+    images: Tensor
+    columns: int
 
 
 class Game(nn.Module, ABC):
@@ -43,29 +66,38 @@ class Game(nn.Module, ABC):
     """
 
     generator: nn.Module
-    discriminator: nn.Module
+    discriminator: nn.Module | None
+    """None where the family has none; `no_discriminator` says why."""
+    inputs: InputSpec
+    scale: Scale = "log_odds"
+    no_discriminator: str = ""
+    rounds: int = 0
+    """Rounds played so far; the engine counts."""
+    images: int = 0
+    """Real images shown so far; the engine counts."""
 
     @property
     @abstractmethod
     def players(self) -> tuple[Player, ...]:
         """The players, in the order in which they move."""
 
-    @abstractmethod
     def draw_inputs(self, n: int, rng: torch.Generator | None = None) -> Tensor:
         """Draw `n` inputs of the generator, on the generator's device.
 
         With `rng`, a generator on the CPU, the draw is the same on every device.
         """
+        return self.inputs.draw(n, next(self.generator.parameters()).device, rng)
 
+    def judge(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        """Give the discriminator's scores (n,), on `scale`, of pictures (n, c, h, w) of classes (n,)."""
+        if self.discriminator is None:
+            raise ValueError(self.no_discriminator)
+        scores: Tensor = self.discriminator(images)
+        return scores
 
-def draw_noise(kind: Noise, n: int, dim: int, device: torch.device, rng: torch.Generator | None = None) -> Tensor:
-    """Draw latents (n, dim): standard normal, or uniform on [-1, 1] (Goodfellow et al. 2014; Radford 2016)."""
-    where = device if rng is None else torch.device("cpu")
-    if kind == "normal":
-        latents = torch.randn(n, dim, device=where, generator=rng)
-    else:
-        latents = torch.rand(n, dim, device=where, generator=rng) * 2 - 1
-    return latents.to(device)
+    def sheets(self, rng: torch.Generator) -> Mapping[str, Sheet]:
+        """Make pictures that show what the family is for, by name; `rng` decides their latents."""
+        return {}
 
 
 def option(default: Any, description: str, **bounds: Any) -> Any:
@@ -85,5 +117,9 @@ class FamilyParams(ABC):
     latent_dim: int = option(64, "Length of the latent vector.", ge=1, le=4096)
 
     @abstractmethod
-    def build(self, channels: int, resolution: int) -> Game:
-        """Make the networks for pictures (channels, resolution, resolution), freshly initialised."""
+    def build(self, channels: int, resolution: int, classes: int = 0) -> Game:
+        """Make the networks for pictures (channels, resolution, resolution), freshly initialised.
+
+        `classes` is the number of classes of the data set, 0 where it has no labels. Raises ValueError where the family
+        cannot do without.
+        """

@@ -6,22 +6,22 @@ from typing import Literal
 
 from torch import nn
 
+from ganflow.models.classic import ClassicGame, ClassicParams
 from ganflow.models.game import option
-from ganflow.models.two_player import TwoPlayerGame, TwoPlayerParams
 
 
 @dataclass(frozen=True, kw_only=True)
-class VanillaParams(TwoPlayerParams):
+class VanillaParams(ClassicParams):
     """The parameters of a vanilla GAN."""
 
     family: Literal["vanilla"] = option("vanilla", "Kind of GAN.")
     hidden_units: int = option(256, "Units of the narrowest of three hidden layers; each next doubles.", ge=4, le=4096)
     dropout: float = option(0.3, "Share of hidden units that the discriminator drops.", ge=0.0, lt=1.0)
 
-    def build(self, channels: int, resolution: int) -> TwoPlayerGame:
+    def build(self, channels: int, resolution: int, classes: int = 0) -> ClassicGame:
         """Make the two perceptrons."""
         widths = [self.hidden_units, 2 * self.hidden_units, 4 * self.hidden_units]
-        return TwoPlayerGame(
+        return ClassicGame(
             self,
             _generator(self.latent_dim, widths, (channels, resolution, resolution)),
             _discriminator((channels, resolution, resolution), widths, self.dropout),

@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from math import isqrt
@@ -16,15 +17,18 @@ from torch import Tensor
 
 from ganflow.data.grid import save_grid
 from ganflow.data.packed import PackedData
+from ganflow.data.quantise import to_uint8
 from ganflow.errors import UserError
-from ganflow.evaluation.discriminator import DiscriminatorScores, logits, score_discriminator
+from ganflow.evaluation.agreement import label_agreement
+from ganflow.evaluation.discriminator import DiscriminatorScores
 from ganflow.evaluation.extractor import load_extractor, load_labeller
 from ganflow.evaluation.folder import FolderPictures
-from ganflow.evaluation.sampling import Generated, Pictures, generate, real_batches
-from ganflow.evaluation.scores import REALS, Judge, Pair, count_images
-from ganflow.models.game import FamilyParams, Game
+from ganflow.evaluation.opponents import score_opponents
+from ganflow.evaluation.sampling import Generated, Pictures
+from ganflow.evaluation.scores import REALS, Judge, Metrics, Pair, count_images
+from ganflow.models.game import FamilyParams, Game, Sheet
+from ganflow.models.inputs import LABEL
 from ganflow.params import Params
-from ganflow.progress import counted, progress
 from ganflow.tracking.evaluations import (
     MEASURED_FILE,
     METRICS_FILE,
@@ -40,10 +44,14 @@ from ganflow.training.weights import GENERATORS, folder_of, load_game, read_orig
 SAMPLES_FILE = "samples.png"
 COMPARISON_FILE = "real_and_generated.png"
 PAIRS_FILE = "nearest_pairs.png"
+SHEETS = "sheets"
+"""Folder of the pictures that a family makes to show what it is for."""
+NO_DISCRIMINATOR = "no_discriminator"
+"""Key in metrics.json that says why the discriminator's metrics are null, where they are."""
+_NO_GAME = "pictures come without a discriminator"
 
 # Not params.seed: runs that differ in their seed alone are to be measured alike.
 FAKES_SEED = 0
-_DISCRIMINATOR_SEED = 1  # fresh fakes, not those of the FID
 _QUANTISATION = "uint8: (x * 127.5 + 128) clamped to 0..255, rounded down"
 _SIDE = 10  # pictures in a row of a grid
 _PAIRS = 20
@@ -83,9 +91,13 @@ def measure(params: Params, prepared: Path, trained: Path, out: Path, states: Pa
     judge = judge_of(params, packed, device, count_images(packed, params.evaluate.images), states)
 
     sheet = _score(judge, generated, origin.params.model, device)
+    opponents = None
+    if live.discriminator is not None:
+        opponents = score_opponents(live, packed, REALS, judge.n, judge.batch_size)
     metrics = {
         **sheet.metrics,
-        **_discriminator_metrics(_discriminator(judge, live, device)),
+        **_agreement(judge, averaged),
+        **_discriminator_metrics(opponents),
         **_recent(trained, origin.images),
         "images": judge.n,
     }
@@ -100,7 +112,8 @@ def measure(params: Params, prepared: Path, trained: Path, out: Path, states: Pa
         "seed": FAKES_SEED,
         "untrained": origin.params.model.family,
     }
-    _write(out, judge, sheet, metrics, {PROTOCOL_FILE: {**judge.protocol.to_dict(), **source}, MEASURED_FILE: measured})
+    records = {PROTOCOL_FILE: {**judge.protocol.to_dict(), **source}, MEASURED_FILE: measured}
+    _write(out, judge, sheet, metrics, records, live.no_discriminator, _special_sheets(averaged))
     return metrics
 
 
@@ -131,7 +144,7 @@ def evaluate_folder(params: Params, prepared: Path, folder: Path, out: Path, sta
         "digest_of_pictures": pictures.digest,
         "untrained": params.model.family,
     }
-    _write(out, judge, sheet, metrics, {PROTOCOL_FILE: {**judge.protocol.to_dict(), **source}})
+    _write(out, judge, sheet, metrics, {PROTOCOL_FILE: {**judge.protocol.to_dict(), **source}}, _NO_GAME, {})
     write_run(out, log_folder(params, packed.card, folder.resolve().name, out))
     return metrics
 
@@ -174,16 +187,7 @@ def _score(judge: Judge, pictures: Pictures, model: FamilyParams, device: torch.
 def _untrained(model: FamilyParams, packed: PackedData, device: torch.device) -> Game:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(FAKES_SEED)
-        return model.build(packed.card.channels, packed.card.resolution).to(device)
-
-
-def _discriminator(judge: Judge, live: Game, device: torch.device) -> DiscriminatorScores:
-    reals = real_batches(judge.packed.images(REALS), judge.batch_size, judge.n)
-    fakes = generate(live, judge.n, judge.batch_size, _DISCRIMINATOR_SEED)
-    with progress(2 * judge.n, "discriminator", " pictures") as bar:
-        return score_discriminator(
-            *(logits(live.discriminator, counted(batches, bar), device) for batches in (reals, fakes))
-        )
+        return model.build(packed.card.channels, packed.card.resolution, packed.card.class_count).to(device)
 
 
 def _require_like(sample: Tensor, packed: PackedData, trained: Path) -> None:
@@ -221,16 +225,38 @@ def _recent(trained: Path, images: int) -> dict[str, float]:
     return {"discriminator_batch_accuracy_recent": fmean(recent)} if recent else {}
 
 
-def _write(
-    out: Path, judge: Judge, sheet: _Sheet, metrics: Mapping[str, Any], records: Mapping[str, Mapping[str, Any]]
+def _special_sheets(game: Game) -> Mapping[str, Sheet]:
+    with torch.inference_mode():
+        return game.sheets(torch.Generator().manual_seed(FAKES_SEED))
+
+
+def _agreement(judge: Judge, game: Game) -> Metrics:
+    """Say how often a generator that takes labels obeys them; nothing for others."""
+    if judge.labeller is None or game.inputs.find(LABEL) is None:
+        return {}
+    return {"label_agreement": label_agreement(game, judge.labeller, judge.n, judge.batch_size, FAKES_SEED)}
+
+
+def _write(  # noqa: PLR0917 (all that an evaluation leaves)
+    out: Path,
+    judge: Judge,
+    sheet: _Sheet,
+    metrics: Mapping[str, Any],
+    records: Mapping[str, Mapping[str, Any]],
+    no_discriminator: str,
+    special: Mapping[str, Sheet],
 ) -> None:
-    """Write all files into `out`, or none of them; files of an evaluation before are replaced."""
+    """Write all files into `out`, or none of them; files of an evaluation before are replaced.
+
+    `no_discriminator` says why its metrics are null, if they are; `special` are the sheets of the family's own.
+    """
     protocol = judge.protocol
     caution = {"caution": "; ".join(protocol.cautions)} if protocol.cautions else {}
+    reason = {NO_DISCRIMINATOR: no_discriminator} if no_discriminator else {}
     records = {
         **records,
         PROTOCOL_FILE: {**records[PROTOCOL_FILE], **caution, "digest": protocol.digest},
-        METRICS_FILE: {**metrics, **caution},
+        METRICS_FILE: {**metrics, **reason, **caution},
     }
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -240,11 +266,15 @@ def _write(
             reals = torch.from_numpy(judge.packed.images(REALS)[: len(sheet.samples)].copy())
             _save_side_by_side(reals, sheet.samples, staging / COMPARISON_FILE)
             save_grid(sheet.pairs, staging / PAIRS_FILE, columns=3 * _PAIRS_IN_A_ROW - 1)
+            (staging / SHEETS).mkdir()
+            for name, own in special.items():
+                save_grid(to_uint8(own.images).cpu(), staging / SHEETS / f"{name}.png", columns=own.columns)
             for name, content in records.items():
                 (staging / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
             # It says whose the other numbers are: the first to go, and the last to come.
             for name in (MEASURED_FILE, RUN_FILE):
                 (out / name).unlink(missing_ok=True)
+            shutil.rmtree(out / SHEETS, ignore_errors=True)
             for path in sorted(staging.iterdir(), key=lambda path: path.name == MEASURED_FILE):
                 path.replace(out / path.name)
     except OSError as error:

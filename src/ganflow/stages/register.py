@@ -17,6 +17,7 @@ from ganflow.evaluation.protocol import Protocol
 from ganflow.evaluation.sampling import Generated
 from ganflow.home import locked
 from ganflow.models.game import Game
+from ganflow.models.inputs import InputSpec
 from ganflow.params import Params
 from ganflow.registry import Champion, Decision
 from ganflow.stages.evaluate import FAKES_SEED, judge_of
@@ -61,8 +62,9 @@ def register(  # noqa: PLR0917 (the folders of all stages)
     with store.explained(client.tracking_uri), locked("register"):  # two must not beat the same champion
         training = evaluations.training_run(client, params, packed.card, trained)
         judged = _judged_run(client, evaluated) or training
-        candidate = _Candidate(params, metrics, protocol, weights, training, judged)
-        model_id = registry.log_generator(client, training, game, weights, _metadata(params, packed, weights))
+        candidate = _Candidate(params, game.inputs, metrics, protocol, weights, training, judged)
+        metadata = _metadata(params, packed, weights, game)
+        model_id = registry.log_generator(client, training, game, weights, metadata)
         registry.link_metrics(client, judged, model_id)
         champion = registry.find_champion(
             client, name, weights, protocol, lambda rival: _measure(rival, params, packed, protocol, states)
@@ -95,6 +97,7 @@ class _Candidate:
     """What is known of the model that is to be registered."""
 
     params: Params
+    inputs: InputSpec
     metrics: dict[str, float | None]
     protocol: Protocol
     weights: str
@@ -129,10 +132,12 @@ class _Candidate:
 
     def description(self, decision: Decision) -> str:
         """Say in the registry what the model is, and how it is used."""
-        model = self.params.model
+        controls = ", ".join(f"{of.name} ({of.least:g} to {of.most:g})" for of in self.inputs.controls)
+        beside = f", the last columns being {controls}" if controls else ""
         return (
-            f"{model.family}, FID {self.metrics.get('fid')}. Takes {model.noise} latents, float32 (n, "
-            f"{model.latent_dim}), and gives pictures (n, c, h, w) in [-1, 1]. Decision: {decision.reason}."
+            f"{self.params.model.family}, FID {self.metrics.get('fid')}. Takes {self.inputs.noise} latents, "
+            f"float32 (n, {self.inputs.width}){beside}, and gives pictures (n, c, h, w) in [-1, 1]. "
+            f"Decision: {decision.reason}."
         )
 
 
@@ -142,11 +147,12 @@ def _judged_run(client: MlflowClient, evaluated: Path) -> Run | None:
     return store.find_run(client, ref.run_id if ref else None)
 
 
-def _metadata(params: Params, packed: PackedData, digest: str) -> dict[str, Any]:
+def _metadata(params: Params, packed: PackedData, digest: str, game: Game) -> dict[str, Any]:
     return {
         "family": params.model.family,
         "noise": params.model.noise,
         "latent_dim": params.model.latent_dim,
+        "controls": [asdict(control) for control in game.inputs.controls],
         "channels": packed.card.channels,
         "resolution": packed.card.resolution,
         "data_digest": packed.card.digest,

@@ -35,7 +35,7 @@ from ganflow.training.journal import Journal
 from ganflow.training.match import Match
 from ganflow.training.state import recipe, state_digest
 from ganflow.training.team import Team, joined_team
-from ganflow.training.weights import BEST, DISCRIMINATOR, GENERATORS, Origin, save_weights
+from ganflow.training.weights import BEST, GENERATORS, Origin, others, save_weights
 
 _log = logging.getLogger("ganflow")
 
@@ -52,7 +52,7 @@ def train(
     """
     packed = PackedData(prepared)
     device = pick_device(params.train.device)
-    origin = partial(Origin, params, packed.card.channels, packed.card.resolution)
+    origin = partial(Origin, params, packed.card.channels, packed.card.resolution, packed.card.class_count)
     contents = recipe(params, packed.card)
     state, beginning = _place(params, packed.card, states / "train", resume)
     with joined_team(device, params.train.batch_size) as team:
@@ -157,7 +157,10 @@ def _assist(match: Match, state: Path, seed: int) -> None:
 
 def _new_match(params: Params, packed: PackedData, device: torch.device, team: Team) -> Match:
     torch.manual_seed(params.seed)
-    game = params.model.build(packed.card.channels, packed.card.resolution)
+    try:
+        game = params.model.build(packed.card.channels, packed.card.resolution, packed.card.class_count)
+    except ValueError as error:
+        raise UserError(str(error)) from None
     size, seed = params.train.batch_size, params.seed
     batches = Batches(packed.images("train"), packed.labels("train"), size, seed, device, team.share)
     return Match(game, batches, params.train, device, team)
@@ -216,7 +219,8 @@ def _fill(out: Path, match: Match, origin: Origin, best: Best | None, journal: J
 def _save_networks(match: Match, origin: Origin, folder: Path) -> None:
     save_weights(match.average.network, folder / GENERATORS["ema"], origin)
     save_weights(match.game.generator, folder / GENERATORS["live"], origin)
-    save_weights(match.game.discriminator, folder / DISCRIMINATOR, origin)
+    for name, network in others(match.game).items():
+        save_weights(network, folder / name, origin)
 
 
 def _retire(state: Path, states: Path, run_id: str, unsent: int) -> None:

@@ -161,9 +161,10 @@ def _log_results(client: MlflowClient, run: Run, evaluated: Path, images: int) -
     protocol = read_protocol(evaluated)
     tags = [RunTag(TAG_PROTOCOL, protocol.digest), RunTag(TAG_CAUTION, "; ".join(protocol.cautions) or "none")]
     client.log_batch(run_id, metrics=metrics, tags=tags)
-    for path in sorted([*evaluated.glob("*.json"), *evaluated.glob("*.png")]):
+    for path in sorted([*evaluated.glob("*.json"), *evaluated.glob("*.png"), *evaluated.glob("sheets/*.png")]):
         if path.name != RUN_FILE:
-            client.log_artifact(run_id, str(path), "evaluation")
+            folder = (Path("evaluation") / path.relative_to(evaluated)).parent
+            client.log_artifact(run_id, str(path), folder.as_posix())
 
 
 def read_metrics(evaluated: Path) -> dict[str, float | None]:

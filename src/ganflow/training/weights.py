@@ -21,7 +21,6 @@ Which = Literal["ema", "live"]
 Checkpoint = Literal["last", "best"]
 
 GENERATORS: dict[Which, str] = {"ema": "generator.safetensors", "live": "generator_live.safetensors"}
-DISCRIMINATOR = "discriminator.safetensors"
 BEST = "best"
 """Folder of the best checkpoint within that of the last one; both hold the same files."""
 
@@ -32,7 +31,12 @@ class Origin(NamedTuple):
     params: Params
     channels: int
     resolution: int
+    classes: int
     images: int
+
+    def build(self) -> Game:
+        """Make the networks, freshly initialised."""
+        return self.params.model.build(self.channels, self.resolution, self.classes)
 
 
 def save_weights(network: nn.Module, path: Path, origin: Origin) -> None:
@@ -42,6 +46,11 @@ def save_weights(network: nn.Module, path: Path, origin: Origin) -> None:
     tree = {**origin._asdict(), "params": {section: tree[section] for section in SECTIONS}}
     with writing(path, sum(tensor.nbytes for tensor in tensors.values())):
         save_file(tensors, path, {"origin": json.dumps(tree)})  # one entry: more come in an order of the day
+
+
+def others(game: Game) -> dict[str, nn.Module]:
+    """Give the networks of a game beside its generator, each by its file's name, such as discriminator.safetensors."""
+    return {f"{name}.safetensors": network for name, network in game.named_children() if name != "generator"}
 
 
 def folder_of(trained: Path, checkpoint: Checkpoint) -> Path:
@@ -62,11 +71,11 @@ def load_game(trained: Path, which: Which, device: torch.device) -> Game:
     Raises UserError where a file is missing, damaged, or does not fit the networks.
     """
     generator, origin = _read(trained / GENERATORS[which])
-    discriminator, _ = _read(trained / DISCRIMINATOR)
-    game = origin.params.model.build(origin.channels, origin.resolution)
+    game = origin.build()
     try:
         game.generator.load_state_dict(generator)
-        game.discriminator.load_state_dict(discriminator)
+        for name, network in others(game).items():
+            network.load_state_dict(_read(trained / name)[0])
     except RuntimeError as error:
         raise UserError(f"{trained}: the weights do not fit this version's networks; train again ({error})") from None
     return game.to(device).eval()
@@ -94,7 +103,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], Origin]:
         with safe_open(path, framework="pt") as file:
             origin = json.loads(file.metadata()["origin"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
-        sizes = (int(origin[key]) for key in ("channels", "resolution", "images"))
+        sizes = (int(origin[key]) for key in ("channels", "resolution", "classes", "images"))
         return tensors, Origin(params_module.parse(origin["params"], str(path)), *sizes)
     except FileNotFoundError:
         raise UserError(f"{path}: there are no trained weights; run `ganflow train` first") from None

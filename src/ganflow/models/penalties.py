@@ -21,7 +21,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     Every picture has its own place on its own line: x = e real + (1 - e) fake with e uniform on [0, 1] (Gulrajani et
     al. 2017, Algorithm 1, without the factor lambda).
     """
-    places = torch.rand(len(real), 1, 1, 1, device=real.device)
+    places = torch.rand(len(real), 1, 1, 1, dtype=real.dtype, device=real.device)
     between = torch.lerp(fake.detach(), real, places).requires_grad_()
     norms = _gradients(critic(between), between).square().sum(dim=(1, 2, 3)).sqrt()
     return (norms - 1).square().mean()

@@ -47,6 +47,10 @@ class Source(Protocol):
         """Names of the classes, or None if there are no labels."""
 
     @property
+    def channel_classes(self) -> Sequence[str] | None:
+        """Names of what one channel shows, where each is a picture of its own and `classes` are all combinations."""
+
+    @property
     def splits(self) -> Sequence[Split]:
         """The splits that the data set itself has, always with `train`."""
 
@@ -87,6 +91,7 @@ class ArraySource:
         self, arrays: Mapping[Split, tuple[NDArray[np.uint8], NDArray[np.int64]]], classes: Sequence[str]
     ) -> None:
         self.classes = classes
+        self.channel_classes: Sequence[str] | None = None
         self.splits = tuple(arrays)
         self.skipped: tuple[Skipped, ...] = ()
         self._arrays = arrays

@@ -43,7 +43,11 @@ def with_texts(root: str, experiment: str) -> Params:
 
 @pytest.mark.parametrize(
     ("name", "family", "source", "resolution"),
-    [("digits-dcgan", "dcgan", "digits", 16), ("mnist-mlp", "vanilla", "mnist", 28)],
+    [
+        ("digits-dcgan", "dcgan", "digits", 16),
+        ("mnist-mlp", "vanilla", "mnist", 28),
+        ("stacked_mnist-dcgan", "dcgan", "stacked_mnist", 28),
+    ],
 )
 def test_the_experiments_resolve(name: str, family: str, source: str, resolution: int, tmp_path: Path) -> None:
     resolved = experiments.resolve(name, folder=FOLDER)

@@ -73,7 +73,7 @@ NUMBERS = {
     "register.max_discriminator_accuracy": Range(float, 0, 1),
 }
 CHOICES: dict[str, set[Any]] = {
-    "data.source": {"digits", "mnist", "fashion_mnist", "cifar10", "image_folder"},
+    "data.source": {"digits", "mnist", "stacked_mnist", "fashion_mnist", "cifar10", "image_folder"},
     "data.channels": {1, 3},
     "model.family": {"dcgan", "vanilla"},
     "model.loss": {"minimax", "non_saturating"},
@@ -192,7 +192,9 @@ def test_limits_are_allowed(where: str) -> None:
 def test_choices_are_allowed(where: str) -> None:
     section, _, leaf = where.rpartition(".")
     for choice in CHOICES[where]:
-        tree = with_leaf(where, choice, {"model": {"family": "dcgan"}, "train": {"fid_every_images": 1}})
+        around = {"model": {"family": "dcgan"}, "train": {"fid_every_images": 1}}
+        channels = {"data": {"channels": 3}} if choice == "stacked_mnist" else {}
+        tree = with_leaf(where, choice, {**around, **channels})
         assert params.dump(params.parse(tree))[section][leaf] == choice
 
 
@@ -205,6 +207,13 @@ def test_sides_are_4_to_7_times_a_power_of_two() -> None:
         else:
             with pytest.raises(UserError, match=f"data.resolution: a side of {side} pixels is not 4, 5, 6 or 7 times"):
                 params.parse(tree)
+
+
+def test_three_digits_need_three_channels() -> None:
+    tree = with_leaf("data.source", "stacked_mnist")
+    with pytest.raises(UserError, match=r"data: source stacked_mnist has a digit in each of three .*set channels: 3$"):
+        params.parse(tree)
+    assert params.parse(with_leaf("data.channels", 3, tree)).data.registered_model == "stacked_mnist-16px"
 
 
 def test_an_empty_band_of_accuracies() -> None:
@@ -327,6 +336,7 @@ def test_dump_and_parse_round_trip(leaves: dict[str, Any]) -> None:
     for where, value in leaves.items():
         tree = with_leaf(where, value, tree)
     assume(not (leaves.get("evaluate.checkpoint") == "best" and not leaves.get("train.fid_every_images")))
+    assume(not (leaves.get("data.source") == "stacked_mnist" and leaves.get("data.channels") != 3))
     parsed = params.parse(tree)
     dumped = params.dump(parsed)
     for where, value in leaves.items():

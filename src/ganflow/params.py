@@ -35,7 +35,7 @@ _CLOSED = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attri
 class DataParams:
     """Which pictures, and how they are packed."""
 
-    source: Literal["digits", "mnist", "fashion_mnist", "cifar10", "image_folder"] = "digits"
+    source: Literal["digits", "mnist", "stacked_mnist", "fashion_mnist", "cifar10", "image_folder"] = "digits"
     """Data set: digits is embedded; the others lie under root or (not image_folder) are downloaded to it."""
     name: str = Field(default="", pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$|^$")
     """Name of the data set in the model registry; empty: the name of the source."""
@@ -57,6 +57,12 @@ class DataParams:
     def _splits_into_halvings(cls, value: int) -> int:
         halvings(value)
         return value
+
+    @model_validator(mode="after")
+    def _digits_have_a_channel_each(self) -> "DataParams":
+        if self.source == "stacked_mnist" and self.channels != 3:
+            raise ValueError("source stacked_mnist has a digit in each of three channels; set channels: 3")
+        return self
 
     @property
     def registered_model(self) -> str:

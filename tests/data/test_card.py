@@ -54,6 +54,29 @@ def test_a_broken_card_says_what_to_do(tmp_path: Path, content: bytes) -> None:
         DataCard.load(tmp_path / "card.json")
 
 
+STACKED = replace(CARD, channels=2, channel_classes=["a", "b"], classes=["aa", "ab", "ba", "bb"])
+
+
+def test_a_card_of_channels_that_are_pictures_of_their_own(tmp_path: Path) -> None:
+    STACKED.save(tmp_path / "card.json")
+    assert DataCard.load(tmp_path / "card.json") == STACKED
+
+
+def test_an_older_card_has_no_channels_of_their_own(tmp_path: Path) -> None:
+    CARD.save(tmp_path / "card.json")
+    tree = json.loads((tmp_path / "card.json").read_text())
+    del tree["channel_classes"]
+    (tmp_path / "card.json").write_text(json.dumps(tree))
+    assert DataCard.load(tmp_path / "card.json") == CARD
+
+
+@pytest.mark.parametrize("classes", [None, ["aa", "ab"]])
+def test_a_card_whose_classes_are_no_combinations(tmp_path: Path, classes: list[str] | None) -> None:
+    replace(STACKED, classes=classes).save(tmp_path / "card.json")
+    with pytest.raises(UserError, match="all combinations of channel_classes"):
+        DataCard.load(tmp_path / "card.json")
+
+
 @pytest.mark.parametrize("key", ["name", "splits", "classes", "digest", "pictures_a_shard"])
 def test_a_card_without_a_field(tmp_path: Path, key: str) -> None:
     CARD.save(tmp_path / "card.json")

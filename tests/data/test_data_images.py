@@ -34,6 +34,18 @@ def test_shards_are_as_good_as_one_array(data: st.DataObject) -> None:
     np.testing.assert_array_equal(out, whole[order])
 
 
+@pytest.mark.parametrize("length", [1, 2, 5])
+def test_channels_apart_are_pictures_of_their_own(length: int) -> None:
+    whole = np.arange(5 * 12, dtype=np.uint8).reshape(5, 3, 2, 2)
+    apart = cut(whole, length).channels_apart()
+    assert apart.shape == (15, 1, 2, 2)
+    for picture in range(5):
+        for channel in range(3):
+            np.testing.assert_array_equal(apart[3 * picture + channel][0], whole[picture, channel])
+    assert np.shares_memory(apart[14], whole)
+    assert Images([whole[:0]]).channels_apart().shape == (0, 1, 2, 2)
+
+
 @pytest.mark.parametrize("place", [5, -6])
 def test_there_is_nothing_beyond_the_ends(place: int) -> None:
     with pytest.raises(IndexError):

@@ -335,6 +335,15 @@ class TestCard:
         assert card.skipped[1].reason.startswith("corrupt or truncated")
         assert card.skipped[2] == Skipped("never", "a class without a usable picture")
 
+    def test_combinations_of_channels_keep_their_numbers(self, tmp_path: Path) -> None:
+        source = ArraySource({"train": (noise(40, (8, 8, 3)), np.full(40, 6))}, [f"{n:03b}" for n in range(8)])
+        source.channel_classes = "01"
+        data = run(source, tmp_path, Format(3, 8))
+        assert (data.card.classes, data.card.channel_classes) == (source.classes, "01")
+        assert set(data.labels("train")) == {6}
+        assert data.card.skipped == []
+        assert data.card.splits["test"].class_counts == {name: 8 * (name == "110") for name in source.classes}
+
     def test_without_labels(self, tmp_path: Path) -> None:
         raw = tmp_path / "raw"
         raw.mkdir()
@@ -372,6 +381,7 @@ class Endless:
     """Pictures that are made as they are asked for."""
 
     classes = ("even", "odd")
+    channel_classes = None
     splits: tuple[Split, ...] = ("train", "test")
     skipped = ()
 

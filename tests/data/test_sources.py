@@ -1,5 +1,4 @@
 import pickle
-import struct
 import urllib.request
 from hashlib import md5
 from pathlib import Path
@@ -8,7 +7,7 @@ from urllib.error import URLError
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
+from mnist_files import idx, write_mnist
 from sklearn.datasets import load_digits
 
 from ganflow.data.card import Split
@@ -24,23 +23,6 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> None:
         raise URLError("Name or service not known")
 
     monkeypatch.setattr(urllib.request, "urlopen", unreachable)
-
-
-def idx(array: NDArray[np.uint8]) -> bytes:
-    """The IDX format of MNIST's files."""
-    return struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape) + array.tobytes()
-
-
-def write_mnist(root: Path, kind: str = "MNIST", train: int = 5, test: int = 3) -> dict[str, NDArray[np.uint8]]:
-    folder = root / kind / "raw"
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    images = {}
-    for name, n in (("train", train), ("t10k", test)):
-        images[name] = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        (folder / f"{name}-images-idx3-ubyte").write_bytes(idx(images[name]))
-        (folder / f"{name}-labels-idx1-ubyte").write_bytes(idx(np.arange(n, dtype=np.uint8)))
-    return images
 
 
 def pictures_of(source: Source, split: Split) -> list[Picture]:
@@ -91,7 +73,7 @@ def test_class_names(tmp_path: Path, offline: None) -> None:
     assert open_source("fashion_mnist", tmp_path).classes[0] == "T-shirt/top"
 
 
-@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["mnist", "stacked_mnist", "fashion_mnist", "cifar10"])
 def test_absent_and_no_network(tmp_path: Path, offline: None, name: str) -> None:
     with pytest.raises(UserError) as caught:
         open_source(name, tmp_path / "raw")

@@ -1,6 +1,7 @@
 """Fixtures of the evaluation's tests."""
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,11 @@ import pytest
 import torch
 
 from ganflow.data.card import DataCard, SplitCard
+from ganflow.data.format import Format
 from ganflow.data.packed import PackedData, labels_file, shard_file
+from ganflow.data.packing import pack
 from ganflow.data.quantise import to_float
+from ganflow.data.sources import ArraySource
 from ganflow.evaluation.extractor import Extractor
 
 
@@ -56,6 +60,27 @@ def write_packed() -> Callable[..., PackedData]:
 def packed(tmp_path: Path) -> PackedData:
     """Two classes of 8x8 pictures: 60 to train on, 20 to validate, 40 to test."""
     return _write_packed(tmp_path)
+
+
+@pytest.fixture
+def packed_channels(tmp_path: Path) -> PackedData:
+    """Pictures of 8x8 with a bright band in one of three places of each channel, by itself: 27 classes."""
+    rng = np.random.default_rng(0)
+    splits = {}
+    for split, count in (("train", 500), ("test", 60)):
+        places = rng.integers(0, 3, (count, 3))
+        images = rng.integers(0, 60, (count, 8, 8, 3), dtype=np.uint8)
+        for image, each in zip(images, places, strict=True):
+            for channel, place in enumerate(each):
+                image[2 * place : 2 * place + 2, :, channel] += 60 + 60 * channel  # red is darker than blue
+        splits[split] = images, places @ [9, 3, 1]
+    source = ArraySource(splits, ["".join(each) for each in product("xyz", repeat=3)])
+    source.channel_classes = "xyz"
+    folder = tmp_path / "channels"
+    folder.mkdir()
+    fractions = {"validation_fraction": 0.1, "test_fraction": 0.1}
+    pack(source, folder, name="bands", source_name="mine", packed_format=Format(3, 8), seed=0, **fractions)
+    return PackedData(folder)
 
 
 class _PixelExtractor:

@@ -5,12 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from ganflow.data.images import Images
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier
-from ganflow.evaluation.classifier import Classifier, Shape, load_classifier, train_classifier
+from ganflow.evaluation.classifier import ChannelClassifier, Classifier, Shape, load_classifier, train_classifier
 
 
 @pytest.fixture(autouse=True)
@@ -97,6 +98,51 @@ def test_any_size(side: int, channels: int) -> None:
 
     assert network(images).shape == (2, 5)
     assert network.features(images).shape == (2, 64)
+
+
+def test_combinations_are_as_probable_as_all_of_their_channels_are() -> None:
+    single = Classifier(Shape(1, 8, 4)).eval()
+    single.scale.fill_(3.0)
+    network = ChannelClassifier(single, 3)
+    images = torch.randint(0, 256, (5, 3, 8, 8), dtype=torch.uint8)
+
+    a, b, c = (single(images[:, channel : channel + 1]).softmax(dim=1) for channel in range(3))
+    expected = torch.einsum("na,nb,nc->nabc", a, b, c).reshape(5, 64)
+    torch.testing.assert_close(network(images).exp(), expected)
+    torch.testing.assert_close(network(images).softmax(dim=1), expected)
+
+    features = network.features(images)
+    assert features.shape == (5, network.dimension) == (5, 192)
+    torch.testing.assert_close(features[:, 64:128], single.features(images[:, 1:2]))
+    torch.testing.assert_close(network.logits(features), network(images))
+
+
+def test_channels_that_are_pictures_of_their_own(packed_channels: PackedData) -> None:
+    train_classifier(packed_channels, 0, packed_channels.folder)
+    network, _ = load_classifier(packed_channels.folder)
+
+    record = json.loads((packed_channels.folder / "extractor.json").read_text())
+    assert record["dim"] == 192
+    assert record["test_accuracy"] > 0.9, "of 27 classes, with 17 pictures of each to learn from"
+    chosen = network(torch.from_numpy(packed_channels.images("test")[:].copy())).argmax(dim=1)
+    assert record["test_accuracy"] == (chosen.numpy() == packed_channels.labels("test")).mean()
+
+    assert isinstance(network, ChannelClassifier)
+    assert network.single.head.out_features == 3
+    seen: list[torch.Tensor] = []
+    network.single.body[0].register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    features = network.features(torch.from_numpy(packed_channels.images("train")[:].copy()))
+    assert np.var(features.double().numpy(), axis=0).sum() == pytest.approx(100, rel=1e-3)
+    assert float(torch.cat(seen).mean()) == pytest.approx(0, abs=1e-4)
+    assert float(torch.cat(seen).std()) == pytest.approx(1, abs=1e-3)
+
+
+def test_weights_of_whole_pictures_say_nothing_of_channels(packed: PackedData) -> None:
+    train_classifier(packed, 0, packed.folder)
+    with safe_open(packed.folder / "extractor.safetensors", framework="pt") as file:
+        # More would be another file: digests of earlier classifiers, and FIDs by them, would no longer be comparable.
+        assert file.metadata() == {"shape": '{"channels": 1, "resolution": 8, "classes": 2}'}
+        assert sorted(file.keys())[0] == "body.0.weight"
 
 
 def test_shift_moves_pictures_by_an_eighth_at_most() -> None:

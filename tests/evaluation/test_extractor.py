@@ -7,6 +7,7 @@ import torch
 from ganflow.data.packed import PackedData
 from ganflow.errors import UserError
 from ganflow.evaluation import classifier
+from ganflow.evaluation.classes import ClassTally, modes
 from ganflow.evaluation.extractor import load_extractor, load_labeller
 
 CPU = torch.device("cpu")
@@ -48,6 +49,26 @@ def test_the_labeller_is_the_same_classifier(
     assert label(images).shape == (40, 3)
     assert torch.equal(label(images), network(images))
     assert not label(images).requires_grad
+
+
+def test_channels_that_are_pictures_of_their_own(packed_channels: PackedData, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifier, "_LEAST_IMAGES", 2_000)
+    monkeypatch.setattr(classifier, "_PASSES", 1)
+    classifier.train_classifier(packed_channels, 0, packed_channels.folder)
+    images = torch.from_numpy(packed_channels.images("test")[:].copy())
+
+    extractor = load_extractor("classifier", "", packed_channels.folder, CPU)
+    label = load_labeller(packed_channels.folder, CPU)
+
+    features = extractor.features(images)
+    assert features.shape == (60, extractor.dim) == (60, 192)
+    assert label is not None
+    torch.testing.assert_close(extractor.logits(features), label(images))
+    tally = ClassTally()
+    tally.update(label(images))
+    true = torch.from_numpy(packed_channels.labels("test").copy())
+    assert abs(modes(tally.counts) - len(true.unique())) <= 1
+    assert len(tally.counts) == 27
 
 
 def test_without_labels_inception_is_recommended(tmp_path: Path, write_packed: Callable[..., PackedData]) -> None:

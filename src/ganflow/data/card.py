@@ -36,6 +36,9 @@ class DataCard:
     `mean` and `std` are per channel, of the training pixels scaled to [0, 1]. `digest` is a SHA-256 of the shapes,
     pixels, labels and class names of all splits: equal data has an equal digest, wherever it lies, and however it is
     cut. The pictures of a split lie in files of `pictures_a_shard` each, but for the last one.
+
+    `channel_classes` are set where every channel is a picture of its own: the names of what one channel may show. The
+    classes are then all combinations of them, those of the last channel varying fastest.
     """
 
     name: str
@@ -50,6 +53,7 @@ class DataCard:
     digest: str
     skipped: Sequence[Skipped]
     converted: Mapping[str, int]
+    channel_classes: Sequence[str] | None = None
 
     @property
     def class_count(self) -> int:
@@ -99,4 +103,7 @@ class DataCard:
         fields["converted"] = dict(tree["converted"])
         if tree["pictures_a_shard"] < 1:
             raise ValueError("pictures_a_shard must be at least 1")
-        return cls(**fields)
+        card = cls(**fields)
+        if card.channel_classes and len(card.channel_classes) ** card.channels != len(card.classes or ()):
+            raise ValueError("classes must be all combinations of channel_classes")
+        return card

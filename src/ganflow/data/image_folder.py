@@ -68,6 +68,7 @@ class ImageFolder:
         self._files = {split: self._walk_split(folder) for split, folder in self._split_folders().items()}
         self.splits = tuple(split for split in SPLITS if split in self._files)
         self.classes = self._find_classes()
+        self.channel_classes = None
 
     def candidates(self, split: Split) -> int:
         """Count the files of a split."""

@@ -40,6 +40,11 @@ class Images:
         picture: NDArray[np.uint8] = self._shards[shard][row]
         return picture
 
+    def channels_apart(self) -> "Images":
+        """Take every channel for a picture: a view of (n * c, 1, h, w), those of the first picture first."""
+        _, channels, *sides = self.shape
+        return Images([shard.reshape(len(shard) * channels, 1, *sides) for shard in self._shards])
+
     def take(self, order: NDArray[np.int64], out: NDArray[np.uint8]) -> None:
         """Copy the pictures at some places into `out`, uint8 (len(order), c, h, w).
 

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -65,7 +65,7 @@ def pack(
             }
         splits = _split(spools, validation_fraction, test_fraction)
         classes, skipped = source.classes, [*source.skipped, *(each for s in spools.values() for each in s.skipped)]
-        if classes is not None:
+        if classes is not None and source.channel_classes is None:  # the place of a combination says what it is of
             used = np.unique(np.concatenate([spool.labels for spool in spools.values() if spool.labels is not None]))
             skipped += [
                 Skipped(classes[n], "a class without a usable picture") for n in range(len(classes)) if n not in used
@@ -90,6 +90,7 @@ def pack(
         digest=str(writer.digest),
         skipped=skipped,
         converted=dict(sorted(converted.items())),
+        channel_classes=source.channel_classes,
     )
     card.save(out / CARD_FILE)
     return card
@@ -126,7 +127,7 @@ def _renumber(members: _Members, used: Labels) -> _Members:
 class _Writer:
     """Writes the splits one after the other, and sums up what the card says of them on the way."""
 
-    def __init__(self, packed_format: Format, classes: list[str] | None) -> None:
+    def __init__(self, packed_format: Format, classes: Sequence[str] | None) -> None:
         self.cards: dict[Split, SplitCard] = {}
         self.pictures_a_shard = max(1, _SHARD_BYTES // packed_format.nbytes)
         self.digest = DataDigest(classes)

@@ -47,6 +47,10 @@ class Source(Protocol):
         """Names of the classes, or None if there are no labels."""
 
     @property
+    def channel_classes(self) -> Sequence[str] | None:
+        """Names of what one channel shows, where each is a picture of its own and `classes` are all combinations."""
+
+    @property
     def splits(self) -> Sequence[Split]:
         """The splits that the data set itself has, always with `train`."""
 
@@ -62,6 +66,10 @@ class Source(Protocol):
 
     def nothing_usable(self, split: Split, skipped: Sequence[Skipped], /) -> UserError:
         """Make the error for a split in which all that there is was skipped."""
+
+
+Arrays = Mapping[Split, tuple[NDArray[np.uint8], NDArray[np.int64]]]
+"""Per split the pictures (n, h, w) or (n, h, w, 3), and their labels (n,)."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +89,11 @@ class ArrayPart:
 
 
 class ArraySource:
-    """A labelled data set that is small enough to lie in memory: per split uint8 pictures, and labels (n,)."""
+    """A labelled data set that is small enough to lie in memory."""
 
-    def __init__(
-        self, arrays: Mapping[Split, tuple[NDArray[np.uint8], NDArray[np.int64]]], classes: Sequence[str]
-    ) -> None:
+    def __init__(self, arrays: Arrays, classes: Sequence[str]) -> None:
         self.classes = classes
+        self.channel_classes: Sequence[str] | None = None
         self.splits = tuple(arrays)
         self.skipped: tuple[Skipped, ...] = ()
         self._arrays = arrays
@@ -115,7 +122,12 @@ def open_source(name: str, root: Path) -> Source:
         from ganflow.data.image_folder import ImageFolder
 
         return ImageFolder(root)
-    return _torchvision(name, root)
+    arrays, classes = _torchvision(name, root)
+    if name == "stacked_mnist":
+        from ganflow.data.stacked_mnist import StackedMnist
+
+        return StackedMnist(arrays, classes)
+    return ArraySource(arrays, classes)
 
 
 def _digits() -> Source:
@@ -127,8 +139,10 @@ def _digits() -> Source:
 
 
 _MNIST_FILES = tuple(f"{split}-{kind}-ubyte" for split in ("train", "t10k") for kind in ("images-idx3", "labels-idx1"))
+_MNIST = ("MNIST", tuple(f"MNIST/raw/{file}" for file in _MNIST_FILES))
 _TORCHVISION_FILES = {
-    "mnist": ("MNIST", tuple(f"MNIST/raw/{file}" for file in _MNIST_FILES)),
+    "mnist": _MNIST,
+    "stacked_mnist": _MNIST,
     "fashion_mnist": ("FashionMNIST", tuple(f"FashionMNIST/raw/{file}" for file in _MNIST_FILES)),
     "cifar10": (
         "CIFAR10",
@@ -140,7 +154,7 @@ _TORCHVISION_FILES = {
 }
 
 
-def _torchvision(name: str, root: Path) -> Source:
+def _torchvision(name: str, root: Path) -> tuple[Arrays, Sequence[str]]:
     import torchvision.datasets
 
     class_name, files = _TORCHVISION_FILES[name]
@@ -163,7 +177,7 @@ def _torchvision(name: str, root: Path) -> Source:
         if len(images) != len(labels) or not len(labels) or labels.min() < 0 or labels.max() >= len(classes):
             raise UserError(f"{corrupt}: {len(images)} {split} pictures do not match their {len(labels)} labels")
         arrays[split] = images, labels
-    return ArraySource(arrays, classes)
+    return arrays, classes
 
 
 def _attempt(read: Callable[[], Any], message: str) -> Any:

@@ -5,9 +5,10 @@ It is trained once, when the data is prepared, and kept: FIDs by other weights c
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from statistics import fmean
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ from ganflow.evaluation.statistics import moments
 DIMENSION = 64
 WEIGHTS_FILE = "extractor.safetensors"
 RECORD_FILE = "extractor.json"
+_CHANNELS = "channels"  # in the metadata of the weights of a ChannelClassifier: how many
 
 _PASSES = 60
 _LEAST_IMAGES, _MOST_IMAGES = 60_000, 300_000
@@ -60,6 +62,7 @@ class Classifier(nn.Module):
     mean: Tensor
     std: Tensor
     scale: Tensor
+    dimension = DIMENSION
 
     def __init__(self, shape: Shape) -> None:
         super().__init__()
@@ -96,36 +99,92 @@ class Classifier(nn.Module):
         return features
 
 
+class ChannelClassifier(nn.Module):
+    """One classifier of gray pictures for every channel, where the channels are pictures of their own.
+
+    Takes pictures uint8 (n, channels, resolution, resolution). The features are those of all channels, 64 of each; the
+    classes are all combinations of the classes of one, those of the last channel varying fastest.
+    """
+
+    def __init__(self, single: Classifier, channels: int) -> None:
+        super().__init__()
+        self.single = single
+        self.channels = channels
+
+    @property
+    def dimension(self) -> int:
+        """Number of features."""
+        return self.channels * self.single.dimension
+
+    @property
+    def scale(self) -> Tensor:
+        """What all features are multiplied with."""
+        return self.single.scale
+
+    def features(self, images: Tensor) -> Tensor:
+        """Give the features (n, channels * 64), all at least 0, times `scale`."""
+        # One channel after the other, so that they take the memory of one alone.
+        return torch.cat([self.single.features(channel) for channel in images.chunk(self.channels, dim=1)], dim=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Give the log-probabilities (n, classes)."""
+        return _joint(self.single(channel) for channel in images.chunk(self.channels, dim=1))
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Give the log-probabilities (n, classes) that belong to `features` (n, channels * 64)."""
+        return _joint(self.single.logits(part) for part in features.chunk(self.channels, dim=1))
+
+
+Network = Classifier | ChannelClassifier
+
+
+def _joint(logits: Iterable[Tensor]) -> Tensor:
+    """Turn logits (n, k) of each of c independent choices into log-probabilities (n, k^c) of their combinations."""
+    joint, *rest = (each.log_softmax(dim=1) for each in logits)
+    for log_p in rest:
+        joint = (joint[:, :, None] + log_p[:, None, :]).flatten(1)
+    return joint
+
+
+class _Lesson(NamedTuple):
+    """What a classifier is trained on: pictures with labels (n,), and mean and deviation of each of their channels."""
+
+    shape: Shape
+    images: Images
+    labels: NDArray[np.int64]
+    mean: Sequence[float]
+    std: Sequence[float]
+
+
 def train_classifier(packed: PackedData, seed: int, out: Path) -> None:
     """Train a classifier on the train split and write its weights and their record into the folder `out`.
 
-    Always on one thread of the CPU, so that `seed` alone decides the weights, and not how many cores there are; torch's
-    own random state is left as it was. The record (`extractor.json`) holds name, digest, dim, validation_accuracy,
-    test_accuracy, data_digest and images (shown).
+    Where channels are pictures of their own, it learns the classes of one channel: of their combinations there are few
+    pictures each. It is always trained on one thread of the CPU, so that `seed` alone decides the weights, and not how
+    many cores there are; torch's own random state is left as it was. The record (`extractor.json`) holds name, digest,
+    dim, validation_accuracy, test_accuracy, data_digest and images (shown).
     Raises UserError if there are fewer than two classes.
     """
-    classes, labels = packed.card.classes, packed.labels("train")
-    if labels is None or classes is None or len(classes) < 2:
-        raise UserError("a classifier needs pictures of two classes at least; set evaluate.extractor: inception")
-    shape = Shape(packed.card.channels, packed.card.resolution, len(classes))
-    shown = min(max(_PASSES * len(labels), _LEAST_IMAGES), _MOST_IMAGES)
+    card, lesson = packed.card, _lesson(packed)
+    shown = min(max(_PASSES * len(lesson.labels), _LEAST_IMAGES), _MOST_IMAGES)
     with torch.random.fork_rng(devices=[]), _one_thread():
         torch.default_generator.manual_seed(seed)
-        network = Classifier(shape)
-        network.mean.copy_(torch.tensor(packed.card.mean).view(-1, 1, 1))
+        single = Classifier(lesson.shape)
+        single.mean.copy_(torch.tensor(lesson.mean).view(-1, 1, 1))
         # A channel that never varies has a deviation of 0; one level of 255 keeps the network finite.
-        network.std.copy_(torch.tensor(packed.card.std).clamp_min(1 / 255).view(-1, 1, 1))
-        network.to(memory_format=torch.channels_last)
-        _fit(network, packed.images("train"), labels, shown, seed)
+        single.std.copy_(torch.tensor(lesson.std).clamp_min(1 / 255).view(-1, 1, 1))
+        single.to(memory_format=torch.channels_last)
+        _fit(single, lesson.images, lesson.labels, shown, seed)
+    network = ChannelClassifier(single, card.channels) if card.channel_classes else single
     _standardise(network, packed.images("train"))
-    digest = _save(network, shape, out / WEIGHTS_FILE)
+    digest = _save(network, lesson.shape, out / WEIGHTS_FILE)
     record = {
         "name": "classifier",
         "digest": digest,
-        "dim": DIMENSION,
+        "dim": network.dimension,
         "validation_accuracy": _accuracy(network, packed.images("validation"), packed.labels("validation")),
         "test_accuracy": _accuracy(network, packed.images("test"), packed.labels("test")),
-        "data_digest": packed.card.digest,
+        "data_digest": card.digest,
         "images": shown,
     }
     temporary = out / f"{RECORD_FILE}.part"
@@ -133,7 +192,7 @@ def train_classifier(packed: PackedData, seed: int, out: Path) -> None:
     temporary.replace(out / RECORD_FILE)
 
 
-def load_classifier(prepared: Path) -> tuple[Classifier, str]:
+def load_classifier(prepared: Path) -> tuple[Network, str]:
     """Load the classifier that lies in the folder `prepared`, in eval mode on the CPU, and its digest.
 
     Raises UserError if a file is missing or damaged, or the two do not belong together.
@@ -143,10 +202,11 @@ def load_classifier(prepared: Path) -> tuple[Classifier, str]:
         digest = _digest(path)
         recorded = json.loads((prepared / RECORD_FILE).read_text(encoding="utf-8"))["digest"]
         with safe_open(path, framework="pt") as file:
-            shape = Shape(**json.loads(file.metadata()["shape"]))
+            metadata = file.metadata()
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
         with torch.device("meta"):  # draws no random weights
-            network = Classifier(shape)
+            single = Classifier(Shape(**json.loads(metadata["shape"])))
+        network = ChannelClassifier(single, int(metadata[_CHANNELS])) if _CHANNELS in metadata else single
         network.load_state_dict(state, assign=True)
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(
@@ -155,6 +215,26 @@ def load_classifier(prepared: Path) -> tuple[Classifier, str]:
     if digest != recorded:
         raise UserError(f"{path}: is not the file that {RECORD_FILE} describes; run `ganflow prepare` again")
     return network.eval().requires_grad_(False), digest
+
+
+def _lesson(packed: PackedData) -> _Lesson:
+    """Choose what the classifier of a data set learns. Raises UserError if there are fewer than two classes."""
+    card, images, labels = packed.card, packed.images("train"), packed.labels("train")
+    if labels is None or card.classes is None or len(card.classes) < 2:
+        raise UserError("a classifier needs pictures of two classes at least; set evaluate.extractor: inception")
+    if card.channel_classes is None:
+        return _Lesson(Shape(card.channels, card.resolution, len(card.classes)), images, labels, card.mean, card.std)
+    of_one = len(card.channel_classes)
+    of_each = np.unravel_index(labels, (of_one,) * card.channels)
+    mean = fmean(card.mean)
+    variance = fmean(std**2 + mean**2 for mean, std in zip(card.mean, card.std, strict=True)) - mean**2
+    return _Lesson(
+        Shape(1, card.resolution, of_one),
+        images.channels_apart(),
+        np.stack(of_each, axis=1).ravel(),
+        [mean],
+        [variance**0.5],
+    )
 
 
 @contextmanager
@@ -193,7 +273,7 @@ def _fit(network: Classifier, images: Images, labels: NDArray[np.int64], shown: 
     network.eval()
 
 
-def _standardise(network: Classifier, images: Images) -> None:
+def _standardise(network: Network, images: Images) -> None:
     """Set the scale of the features by their total variance over the pictures, or the first of many."""
     with torch.inference_mode():
         of = moments(network.features(batch) for batch in _measured(images))
@@ -228,7 +308,7 @@ def _shift(images: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.ui
     return shifted.transpose(0, 3, 1, 2)
 
 
-def _accuracy(network: Classifier, images: Images, labels: NDArray[np.int64] | None) -> float | None:
+def _accuracy(network: Network, images: Images, labels: NDArray[np.int64] | None) -> float | None:
     """Give the share of pictures, or of the first of many, whose class has the largest logit; None without any."""
     if labels is None or len(labels) == 0:
         return None
@@ -241,11 +321,14 @@ def _accuracy(network: Classifier, images: Images, labels: NDArray[np.int64] | N
     return right / seen
 
 
-def _save(network: Classifier, shape: Shape, path: Path) -> str:
+def _save(network: Network, shape: Shape, path: Path) -> str:
     """Write the weights, whole or not at all, and give the file's digest."""
+    metadata = {"shape": json.dumps(shape._asdict())}
+    if isinstance(network, ChannelClassifier):
+        metadata[_CHANNELS] = str(network.channels)
     state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
     temporary = path.with_name(f"{path.name}.part")
-    save_file(state, temporary, {"shape": json.dumps(shape._asdict())})
+    save_file(state, temporary, metadata)
     temporary.replace(path)
     return _digest(path)
 

@@ -90,9 +90,7 @@ def load_extractor(kind: ExtractorKind, inception_weights: str, prepared: Path, 
         )
     trained, digest = classifier.load_classifier(prepared)
     trained.to(device)
-    return NetworkExtractor(
-        "classifier", digest, classifier.DIMENSION, "none", trained.features, trained.logits, device
-    )
+    return NetworkExtractor("classifier", digest, trained.dimension, "none", trained.features, trained.logits, device)
 
 
 def load_labeller(prepared: Path, device: torch.device) -> Labeller | None:

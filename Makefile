@@ -10,7 +10,7 @@ COMPILE = uv pip compile --universal --python-version 3.11 --generate-hashes --n
 export PATH := $(CURDIR)/$(VENV)/bin:$(PATH)
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test lint format schema golden lock image-locks ui
+.PHONY: help repro gallery test lint format schema golden lock image-locks ui
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +30,9 @@ else
 	for seed in $(SEEDS); do echo "dvc exp run -S seed=$$seed"; dvc exp run -S "seed=$$seed" || exit; done
 	ganflow summary
 endif
+
+gallery: $(VENV)/.ready ## Train every family on the digits, and put its pictures and figures into docs/gallery.md
+	python benchmarks/gallery.py
 
 test: $(VENV)/.ready ## Run the tests
 	pytest -n 2 --dist worksteal

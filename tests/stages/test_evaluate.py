@@ -32,6 +32,7 @@ DISCRIMINATOR = {
     *("discriminator_accuracy", "discriminator_accuracy_real", "discriminator_accuracy_fake"),
     *("discriminator_accuracy_low", "discriminator_accuracy_high"),
     *("discriminator_auc", "discriminator_auc_low", "discriminator_auc_high"),
+    "discriminator_threshold",
     *("discriminator_advantage", "discriminator_advantage_low", "discriminator_advantage_high"),
     *("discriminator_calibration_error", "discriminator_converged"),
 }
@@ -95,7 +96,7 @@ def given(params: Params, prepared: Path, tmp_path_factory: pytest.TempPathFacto
 def write_trained(params: Params, folder: Path, resolution: int = 8, seed: int = 1, images: int = 100) -> Path:
     """Weights as they were drawn, the live generator's others than the averaged one's, and a history."""
     folder.mkdir(exist_ok=True)
-    origin = Origin(params, 1, resolution, images)
+    origin = Origin(params, 1, resolution, 0, images)
     torch.manual_seed(seed)
     game, other = (params.model.build(1, resolution) for _ in range(2))
     save_weights(game.generator, folder / "generator.safetensors", origin)
@@ -393,7 +394,9 @@ def test_copies_of_the_test_pictures_are_perfect(given: Stage, repository: Path)
     assert metrics["images"] == N
     assert set(metrics) == KEYS - {"discriminator_batch_accuracy_recent"}
     assert {name for name, value in metrics.items() if value is None} == DISCRIMINATOR
-    assert json.loads((out / "metrics.json").read_text()) == metrics
+    written = json.loads((out / "metrics.json").read_text())
+    assert written.pop("no_discriminator") == "pictures come without a discriminator"
+    assert written == metrics
     protocol = json.loads((out / "protocol.json").read_text())
     assert (protocol["source"], protocol["pictures"]) == ("folder peer", N)
     assert protocol["digest_of_pictures"].startswith("sha256:")

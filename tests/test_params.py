@@ -19,6 +19,7 @@ from ganflow.params import Params
 
 ROOT = Path(__file__).parents[1]
 DEFAULT = params.read_tree(ROOT / "params.yaml")
+FAMILIES = "cgan, dcgan, r3gan, stylegan, vae, vanilla, wgan, wgan_gp"
 NAN, INF = float("nan"), float("inf")
 
 
@@ -51,6 +52,8 @@ NUMBERS = {
     "model.latent_dim": Range(int, 1, 4096),
     "model.discriminator_steps": Range(int, 1, 100),
     "model.width": Range(int, 4, 1024),
+    "model.r1": Range(float, 0),
+    "model.r2": Range(float, 0),
     "train.images": Range(int, 1),
     "train.batch_size": Range(int, 2, 65536),
     "train.generator_lr": Range(float, 0, 1, low_open=True),
@@ -75,8 +78,8 @@ NUMBERS = {
 CHOICES: dict[str, set[Any]] = {
     "data.source": {"digits", "mnist", "stacked_mnist", "fashion_mnist", "cifar10", "image_folder"},
     "data.channels": {1, 3},
-    "model.family": {"dcgan", "vanilla"},
-    "model.loss": {"minimax", "non_saturating"},
+    "model.family": set(FAMILIES.split(", ")),
+    "model.loss": {"minimax", "non_saturating", "hinge", "least_squares", "relativistic"},
     "model.noise": {"normal", "uniform"},
     "model.discriminator_norm": {"none", "batch"},
     "train.device": {"auto", "cpu", "cuda", "mps"},
@@ -91,7 +94,7 @@ WRONG_TEXTS: dict[str, list[str]] = {
     "evaluate.inception_weights": [],
     "tracking.experiment": ["", "x" * 251],
 }
-SWITCHES = ("train.flip", "train.color")
+SWITCHES = ("model.spectral_norm", "train.flip", "train.color")
 SECTIONS = ("data", "model", "train", "evaluate", "register", "tracking")
 
 
@@ -159,7 +162,9 @@ def test_defaults_need_the_family_alone() -> None:
 
 def test_the_committed_file_holds_every_common_leaf() -> None:
     leaves = {f"{name}.{leaf}" for name, section in DEFAULT.items() if isinstance(section, dict) for leaf in section}
-    own = {"model.width", "model.discriminator_steps", "model.discriminator_norm"}
+    own = {
+        f"model.{name}" for name in ("width", "discriminator_steps", "discriminator_norm", "r1", "r2", "spectral_norm")
+    }
     assert (leaves | {"seed"}) - own == {*NUMBERS, *CHOICES, *WRONG_TEXTS, *SWITCHES} - own
 
 
@@ -425,7 +430,7 @@ def test_a_section_that_is_none(section: str, tmp_path: Path) -> None:
 def test_missing_family(tmp_path: Path) -> None:
     assert problems(as_yaml({"seed": 1}), tmp_path)[0].startswith("model: ")
     for model in ({}, {"width": 8}, {"latent_dim": 8}):
-        assert problems(as_yaml({"model": model}), tmp_path) == ["model.family: must be one of dcgan, vanilla"]
+        assert problems(as_yaml({"model": model}), tmp_path) == [f"model.family: must be one of {FAMILIES}"]
 
 
 @pytest.mark.parametrize(
@@ -448,6 +453,8 @@ def test_misspelt_keys_find_their_neighbour(section: str, tmp_path: Path) -> Non
         where = f"{section}.{wrong}" if section else wrong
         if key in {"family", "model"}:
             assert any("model" in problem for problem in found)
+        elif len(key) == 2:  # the whole of it is wrong
+            assert f"{where}: there is no such parameter" in found[0]
         else:
             assert f"{where}: there is no such parameter" in found[0]
             assert "did you mean" in found[0]
@@ -618,7 +625,7 @@ def test_anything_at_all(content: bytes | str, tmp_path_factory: pytest.TempPath
 @pytest.mark.parametrize(
     ("command", "text", "said"),
     [
-        ("prepare", "model: {family: gan}", "model.family: must be one of dcgan, vanilla"),
+        ("prepare", "model: {family: gan}", f"model.family: must be one of {FAMILIES}"),
         ("train", "model: {family: dcgan}\ntrain: {imagse: 5}", "train.imagse: there is no such parameter"),
         ("train", "model: {family: dcgan}\ntrain: {beta1: .nan}", "train.beta1: should be a finite number, not nan"),
         ("evaluate", "model: {family: dcgan\n", "is not valid YAML"),

@@ -197,6 +197,24 @@ def test_a_caution_stands_above_the_metrics(evaluated: Path) -> None:
     assert page.rows[1] == ["fid", "1", "", ""]
 
 
+def test_the_reason_for_metrics_without_a_value_stands_above_them(evaluated: Path) -> None:
+    reason = f"has no discriminator, {NASTY}"
+    metrics = {"fid": 1.0, "discriminator_auc": None, "no_discriminator": reason, "caution": "too few"}
+    (evaluated / "metrics.json").write_text(json.dumps(metrics))
+    page = Page(report.evaluation_page(evaluated, "a title"))
+    assert page.shown.index("too few") < page.shown.index(reason) < page.shown.index("discriminator_auc")
+    assert page.rows[1:3] == [["fid", "1", "", ""], ["discriminator_auc", "no value", "", ""]]
+
+
+def test_what_a_family_shows_of_its_own_comes_after_the_samples(evaluated: Path) -> None:
+    (evaluated / "sheets").mkdir()
+    (evaluated / "sheets" / "truncation.png").write_bytes(png(2))
+    (evaluated / "sheets" / "style_mixing.png").write_bytes(png(1))
+    page = Page(report.evaluation_page(evaluated, "a title"))
+    assert page.pictures == [png(9), png(1), png(2), png(7)]
+    assert page.shown.index("Style mixing") < page.shown.index("Truncation") < page.shown.index("Metrics")
+
+
 def test_a_metric_without_a_value_says_so(evaluated: Path) -> None:
     assert ["kid", "no value", "", ""] in Page(report.evaluation_page(evaluated, "a title")).rows
 

@@ -6,20 +6,22 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import roc_auc_score
-from torch import nn
+from torch import Tensor, nn
 
 from ganflow.errors import UserError
 from ganflow.evaluation.discriminator import (
     area_under_curve,
     auc_interval,
     auc_standard_error,
+    best_threshold,
     calibration_error,
-    logits,
     score_discriminator,
+    scores,
     wilson_interval,
 )
+from ganflow.models.game import Game
 
-scores = st.lists(st.integers(-4, 4), min_size=1, max_size=20)
+some_scores = st.lists(st.integers(-4, 4), min_size=1, max_size=20)
 logit_values = st.floats(-4, 4) | st.sampled_from([-40.0, 40.0])  # 40 is a probability of 1 in float64
 
 
@@ -35,7 +37,7 @@ def test_by_hand() -> None:
     assert scored.auc_interval == auc_interval(11.5 / 16, 4, 4)
 
 
-@given(scores, scores)
+@given(some_scores, some_scores)
 def test_auc_equals_sklearn_with_ties(real: list[int], fake: list[int]) -> None:
     expected = roc_auc_score([1] * len(real) + [0] * len(fake), real + fake)
 
@@ -173,9 +175,86 @@ def test_rejects_what_does_not_fit() -> None:
         score_discriminator(torch.tensor([math.nan]), torch.zeros(1))
 
 
-def test_logits_are_of_eval_mode_and_of_pixels_in_minus_1_to_1() -> None:
-    network = nn.Sequential(nn.Dropout(0.9), nn.Flatten(), nn.Linear(4, 1, bias=False), nn.Flatten(0))
-    nn.init.constant_(network[2].weight, 0.25)
-    batches = [torch.full((2, 1, 2, 2), 255, dtype=torch.uint8), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)]
+# A threshold other than 0
 
-    assert logits(network, batches, torch.device("cpu")).tolist() == [1, 1, -1]
+
+def test_a_score_at_the_threshold_is_taken_for_generated() -> None:
+    real, fake = torch.tensor([12.0, 11.0, 10.0, 9.0]), torch.tensor([10.0, 8.0, 11.0, 9.0])
+
+    scored = score_discriminator(real, fake, threshold=10.0)
+
+    assert scored.threshold == 10
+    assert (scored.accuracy_real, scored.accuracy_fake, scored.accuracy) == (2 / 4, 3 / 4, 5 / 8)
+    at_zero = score_discriminator(real, fake)
+    assert at_zero.threshold == 0
+    assert (at_zero.accuracy_real, at_zero.accuracy_fake) == (1, 0), "all of them are above 0"
+    assert scored.auc == at_zero.auc, "which no threshold changes"
+
+
+def test_scores_that_are_no_log_odds_have_no_calibration() -> None:
+    real, fake = torch.tensor([2.0, 1.0]), torch.tensor([0.0, -3.0])
+
+    assert score_discriminator(real, fake, log_odds=False).calibration_error is None
+    assert score_discriminator(real, fake).calibration_error == calibration_error(real, fake)
+
+
+@given(some_scores, some_scores)
+def test_the_best_threshold_is_as_good_as_any(real: list[int], fake: list[int]) -> None:
+    """Of all that tell the scores apart differently: whole scores lie between halves."""
+
+    def balanced(threshold: float) -> float:
+        right_real = sum(score > threshold for score in real) / len(real)
+        return right_real + sum(score <= threshold for score in fake) / len(fake)
+
+    found = best_threshold(torch.tensor(real, dtype=torch.float32), torch.tensor(fake, dtype=torch.float32))
+
+    assert balanced(found) == pytest.approx(max(balanced(place / 2) for place in range(-11, 12)), abs=1e-12)
+    assert found not in {*real, *fake}, "no score lies on the border"
+
+
+def test_the_best_threshold_lies_in_the_middle_of_the_gap() -> None:
+    assert best_threshold(torch.tensor([7.0, 5.0]), torch.tensor([4.0, -1.0])) == 4.5
+    # Nothing is right but calling all of them the same.
+    assert best_threshold(torch.tensor([1.0, 2.0]), torch.tensor([3.0])) in {0.0, 4.0}
+    # Neighbours in float32, which a middle in float32 could not part.
+    low = torch.tensor([1.0])
+    high = torch.nextafter(low, torch.tensor([2.0]))
+    assert float(low) < best_threshold(high, low) < float(high)
+
+
+def test_a_fitted_threshold_finds_what_a_shift_hides() -> None:
+    rng = torch.Generator().manual_seed(0)
+    real, fake = torch.randn(2, 500, generator=rng) + torch.tensor([[103.0], [100.0]])
+
+    scored = score_discriminator(real, fake, threshold=best_threshold(real, fake), log_odds=False)
+
+    assert scored.accuracy > 0.9
+    assert score_discriminator(real, fake).accuracy == 0.5
+
+
+# The scores of a game
+
+
+class Mean(Game):
+    """Scores a picture by its mean and its class; dropout would show training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.discriminator = nn.Sequential(nn.Dropout(0.9), nn.Flatten(), nn.Linear(4, 1, bias=False), nn.Flatten(0))
+        nn.init.constant_(self.discriminator[2].weight, 0.25)
+
+    @property
+    def players(self) -> tuple[()]:
+        return ()
+
+    def judge(self, images: Tensor, labels: Tensor | None) -> Tensor:
+        assert self.discriminator is not None
+        scored: Tensor = self.discriminator(images)
+        return scored if labels is None else scored + 10 * labels
+
+
+def test_scores_are_of_eval_mode_and_of_pixels_in_minus_1_to_1() -> None:
+    white, black = torch.full((2, 1, 2, 2), 255, dtype=torch.uint8), torch.zeros(1, 1, 2, 2, dtype=torch.uint8)
+
+    assert scores(Mean().train(), [(white, None), (black, None)]).tolist() == [1, 1, -1]
+    assert scores(Mean(), [(white, torch.tensor([0, 3])), (black, torch.tensor([1]))]).tolist() == [1, 31, 9]

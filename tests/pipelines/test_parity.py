@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 from repositories import ROOT, Repository
 
 from ganflow.training import machine
-from ganflow.training.weights import DISCRIMINATOR, GENERATORS
+from ganflow.training.weights import GENERATORS
 
 EXPERIMENT = """say "GAN", it's 生成 \\ {{x}}"""  # what breaks texts with placeholders
-WEIGHTS = (*GENERATORS.values(), DISCRIMINATOR)
+WEIGHTS = (*GENERATORS.values(), "discriminator.safetensors")
 
 
 class Outcome:

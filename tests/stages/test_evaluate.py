@@ -11,6 +11,7 @@ from mlflow.entities import Run
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from tiny_families import tiny_models
 
 from ganflow.data.grid import save_grid
 from ganflow.data.packed import PackedData
@@ -23,7 +24,7 @@ from ganflow.stages import evaluate as stage
 from ganflow.stages.evaluate import evaluate, evaluate_folder, measure
 from ganflow.stages.prepare import prepare
 from ganflow.tracking import evaluations, runs, store
-from ganflow.training.weights import Origin, load_game, save_weights, weights_digest
+from ganflow.training.weights import Origin, load_game, others, save_weights, weights_digest
 
 CPU = torch.device("cpu")
 N = 150
@@ -32,6 +33,7 @@ DISCRIMINATOR = {
     *("discriminator_accuracy", "discriminator_accuracy_real", "discriminator_accuracy_fake"),
     *("discriminator_accuracy_low", "discriminator_accuracy_high"),
     *("discriminator_auc", "discriminator_auc_low", "discriminator_auc_high"),
+    "discriminator_threshold",
     *("discriminator_advantage", "discriminator_advantage_low", "discriminator_advantage_high"),
     *("discriminator_calibration_error", "discriminator_converged"),
 }
@@ -95,12 +97,13 @@ def given(params: Params, prepared: Path, tmp_path_factory: pytest.TempPathFacto
 def write_trained(params: Params, folder: Path, resolution: int = 8, seed: int = 1, images: int = 100) -> Path:
     """Weights as they were drawn, the live generator's others than the averaged one's, and a history."""
     folder.mkdir(exist_ok=True)
-    origin = Origin(params, 1, resolution, images)
+    origin = Origin(params, 1, resolution, 10, images)
     torch.manual_seed(seed)
-    game, other = (params.model.build(1, resolution) for _ in range(2))
+    game, other = origin.build(), origin.build()
     save_weights(game.generator, folder / "generator.safetensors", origin)
     save_weights(other.generator, folder / "generator_live.safetensors", origin)
-    save_weights(game.discriminator, folder / "discriminator.safetensors", origin)
+    for name, network in others(game).items():
+        save_weights(network, folder / name, origin)
     ticks = "".join(f"{images},{images / 20}\n" for images in range(1, 21))
     (folder / "history.csv").write_text(f"images,batch_accuracy\n{ticks}")
     return folder
@@ -325,6 +328,122 @@ def test_a_broken_generator(given: Stage, trained: Path, tmp_path: Path) -> None
     assert not (tmp_path / "out").exists()
 
 
+# What families have of their own
+
+
+def of_family(given: Stage, name: str, **changes: Any) -> Stage:
+    """The stage for another family, on the same data."""
+    model = parse({"model": {**tiny_models()[name], **changes}}).model
+    return Stage(replace(given.params, model=model), given.prepared, given.states)
+
+
+def test_sheets_are_those_of_the_family_and_of_no_other(
+    given: Stage, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the averaged generator, and the same every time; what another family left is gone."""
+    grids: dict[str, tuple[np.ndarray, int]] = {}
+
+    def record(images: torch.Tensor, path: Path, columns: int) -> None:
+        grids[path.name] = np.asarray(images), columns
+        save_grid(images, path, columns)
+
+    monkeypatch.setattr(stage, "save_grid", record)
+    out, contents = tmp_path / "out", {}
+    for name, sheets in (("stylegan", {"style_mixing", "truncation"}), ("cgan", {"labels"}), ("dcgan", set())):
+        own = of_family(given, name)
+        weights = write_trained(own.params, tmp_path / name)
+        for _ in range(2):
+            own.measure(weights, out, images=60)
+            expected = {*PICTURES, "metrics.json", "protocol.json", "measured.json", *(["sheets"] if sheets else [])}
+            assert {path.name for path in out.iterdir()} == expected
+            found = {path.stem: path.read_bytes() for path in out.glob("sheets/*")}
+            assert set(found) == sheets
+            assert contents.setdefault(name, found) == found
+        game = load_game(weights, "ema", CPU)
+        with torch.no_grad():
+            for sheet, made in game.sheets(torch.Generator().manual_seed(0)).items():
+                pixels, columns = grids[f"{sheet}.png"]
+                assert columns == made.columns
+                assert np.array_equal(pixels, (made.images * 127.5 + 128).clamp(0, 255).to(torch.uint8).numpy())
+
+
+def test_sheets_that_cannot_be_written_leave_those_before(
+    given: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, out = of_family(given, "cgan"), tmp_path / "out"
+    own.measure(write_trained(own.params, tmp_path / "one"), out, images=60)
+    before = {path: path.read_bytes() for path in out.rglob("*.*")}
+    assert out / "sheets" / "labels.png" in before
+
+    def full(images: torch.Tensor, path: Path, columns: int) -> None:
+        if path.name == "labels.png":
+            raise OSError(28, "No space left on device")
+        save_grid(images, path, columns)
+
+    monkeypatch.setattr(stage, "save_grid", full)
+    with pytest.raises(UserError, match="cannot be written there"):
+        own.measure(write_trained(own.params, tmp_path / "other", seed=5), out, images=60)
+    assert {path: path.read_bytes() for path in out.rglob("*.*")} == before
+
+
+def test_a_family_without_discriminator_says_so(given: Stage, tmp_path: Path) -> None:
+    own, out = of_family(given, "vae"), tmp_path / "out"
+    weights = write_trained(own.params, tmp_path / "vae")
+    (weights / "history.csv").write_text("images,generator_loss\n100,2\n")
+
+    metrics = own.measure(weights, out)
+
+    assert {name for name, value in metrics.items() if value is None} == DISCRIMINATOR
+    assert set(metrics) == KEYS - {"discriminator_batch_accuracy_recent"}
+    written = json.loads((out / "metrics.json").read_text())
+    assert written.pop("no_discriminator") == "a variational autoencoder has no discriminator"
+    assert written == metrics
+    assert evaluations.read_metrics(out) == metrics, "the reason is no number"
+
+
+def test_one_with_a_discriminator_gives_no_reason(given: Stage, trained: Path, tmp_path: Path) -> None:
+    given.measure(trained, tmp_path / "out", images=60)
+    assert "no_discriminator" not in json.loads((tmp_path / "out" / "metrics.json").read_text())
+
+
+def test_scores_that_only_compare_have_a_threshold_of_their_own(given: Stage, trained: Path, tmp_path: Path) -> None:
+    own = of_family(given, "r3gan")
+    metrics = own.measure(write_trained(own.params, tmp_path / "r3gan"), tmp_path / "out")
+    assert {name for name, value in metrics.items() if value is None} == {"discriminator_calibration_error"}
+    assert metrics["discriminator_threshold"] != 0
+    assert given.measure(trained, tmp_path / "out")["discriminator_threshold"] == 0
+
+
+def test_a_generator_that_takes_labels_is_asked_for_them(
+    given: Stage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = of_family(given, "cgan")
+    weights = write_trained(own.params, tmp_path / "cgan")
+
+    metrics = own.measure(weights, tmp_path / "out")
+
+    assert set(metrics) == KEYS | {"label_agreement"}
+    game = load_game(weights, "ema", CPU)
+    inputs = game.draw_inputs(1000, torch.Generator().manual_seed(0))[:N]
+    with torch.no_grad():
+        pictures = (game.generator(inputs) * 127.5 + 128).clamp(0, 255).to(torch.uint8)
+    network, _ = classifier.load_classifier(given.prepared)
+    agreed = [int(seen) == asked for seen, asked in zip(network(pictures).argmax(1), inputs[:, -1], strict=True)]
+    assert metrics["label_agreement"] == pytest.approx(np.mean(agreed))
+    assert 0 < metrics["label_agreement"] < 0.5, "as drawn, it does not know them"
+
+    asked_of = []
+    monkeypatch.setattr(stage, "label_agreement", lambda *of: asked_of.append(of) or 0.93)
+    assert own.measure(weights, tmp_path / "out", images=60)["label_agreement"] == 0.93
+    assert (
+        of_family(given, "dcgan")
+        .measure(write_trained(of_family(given, "dcgan").params, tmp_path / "dcgan"), tmp_path / "out", images=60)
+        .keys()
+        == KEYS
+    )
+    assert len(asked_of) == 1
+
+
 # The best checkpoint
 
 
@@ -393,7 +512,9 @@ def test_copies_of_the_test_pictures_are_perfect(given: Stage, repository: Path)
     assert metrics["images"] == N
     assert set(metrics) == KEYS - {"discriminator_batch_accuracy_recent"}
     assert {name for name, value in metrics.items() if value is None} == DISCRIMINATOR
-    assert json.loads((out / "metrics.json").read_text()) == metrics
+    written = json.loads((out / "metrics.json").read_text())
+    assert written.pop("no_discriminator") == "pictures come without a discriminator"
+    assert written == metrics
     protocol = json.loads((out / "protocol.json").read_text())
     assert (protocol["source"], protocol["pictures"]) == ("folder peer", N)
     assert protocol["digest_of_pictures"].startswith("sha256:")

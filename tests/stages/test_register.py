@@ -20,15 +20,7 @@ from ganflow.stages.evaluate import measure
 from ganflow.stages.prepare import prepare
 from ganflow.stages.register import register
 from ganflow.tracking import evaluations, runs, store
-from ganflow.training.weights import (
-    DISCRIMINATOR,
-    GENERATORS,
-    Origin,
-    folder_of,
-    load_game,
-    save_weights,
-    weights_digest,
-)
+from ganflow.training.weights import GENERATORS, Origin, folder_of, load_game, save_weights, weights_digest
 
 NAME = "digits-8px"
 
@@ -68,10 +60,10 @@ def save_game(params: Params, folder: Path, seed: int, images: int = 64) -> None
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
     game = params.model.build(1, 8)
-    origin = Origin(params, 1, 8, images)
+    origin = Origin(params, 1, 8, 0, images)
     save_weights(game.generator, folder / GENERATORS["ema"], origin)
     save_weights(game.generator, folder / GENERATORS["live"], origin)
-    save_weights(game.discriminator, folder / DISCRIMINATOR, origin)
+    save_weights(game.discriminator, folder / "discriminator.safetensors", origin)
     (folder / "history.csv").write_text("images,generator_loss\n64,1.5\n")
 
 

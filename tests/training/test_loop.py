@@ -10,6 +10,7 @@ import pytest
 import torch
 from rounds import before_round, poison
 from safetensors.torch import load_file, save_file
+from tiny_families import tiny_models
 from torch import Tensor
 
 from ganflow import params
@@ -28,6 +29,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "vanilla": {"family": "vanilla", "hidden_units": 4, "latent_dim": 4},  # with dropout
     "dcgan": {"family": "dcgan", "width": 4, "latent_dim": 4, "discriminator_norm": "batch"},
 }
+ALL = {**tiny_models(), **MODELS}
 TRAIN: dict[str, Any] = {
     "images": 160,
     "batch_size": 8,
@@ -40,11 +42,11 @@ TRAIN: dict[str, Any] = {
 
 
 def new_match(family: str = "vanilla", pictures: int = 50, **train: Any) -> Match:
-    parsed = params.parse({"model": MODELS[family], "train": {**TRAIN, **train}})
+    parsed = params.parse({"model": ALL[family], "train": {**TRAIN, **train}})
     torch.manual_seed(0)
     images = np.random.default_rng(0).integers(0, 256, (pictures, 1, 8, 8), dtype=np.uint8)
-    batches = Batches(images, None, parsed.train.batch_size, 0, CPU)
-    return Match(parsed.model.build(1, 8), batches, parsed.train, CPU)
+    batches = Batches(images, np.arange(pictures) % 3, parsed.train.batch_size, 0, CPU)
+    return Match(parsed.model.build(1, 8, 3), batches, parsed.train, CPU)
 
 
 def fixed_inputs(match: Match) -> Tensor:
@@ -172,7 +174,7 @@ def test_real_pictures_that_are_all_alike_have_no_variety(tmp_path: Path) -> Non
     assert "sample_variety" not in history(tmp_path)[0]
 
 
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", ALL)
 def test_how_often_one_looks_does_not_change_the_result(family: str, tmp_path: Path) -> None:
     often, seldom = (
         run(new_match(family, tick_every_images=n, sample_every_images=n, checkpoint_every_images=n), tmp_path / str(n))
@@ -185,7 +187,7 @@ def test_how_often_one_looks_does_not_change_the_result(family: str, tmp_path: P
 
 
 @pytest.mark.parametrize("stopped_at", [56, 80])
-@pytest.mark.parametrize("family", MODELS)
+@pytest.mark.parametrize("family", ALL)
 def test_stopped_and_resumed_is_as_undisturbed(family: str, stopped_at: int, tmp_path: Path) -> None:
     undisturbed = run(new_match(family), tmp_path / "undisturbed")
 

@@ -109,7 +109,7 @@ def option(default: Any, description: str, **bounds: Any) -> Any:
 class FamilyParams(ABC):
     """The parameters that every family has. A family adds its own, each with a good default."""
 
-    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True}
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 
     family: str
     loss: str

@@ -191,7 +191,8 @@ class _Synthesis(nn.Module):
         self.to_pixels = nn.ModuleList(_ToPixels(style_dim, width, channels) for width in widths)
 
     def forward(self, styles: Tensor) -> Tensor:
-        features = self.constant.expand(len(styles), -1, -1, -1)
+        # Not len(styles), which an export takes for a constant.
+        features = self.constant.expand(styles.shape[0], -1, -1, -1)
         pictures: Tensor | None = None
         for layer, convolution in enumerate(self.convolutions):
             features = convolution(features, styles[:, layer])

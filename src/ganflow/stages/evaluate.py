@@ -266,8 +266,8 @@ def _write(  # noqa: PLR0917 (all that an evaluation leaves)
             reals = torch.from_numpy(judge.packed.images(REALS)[: len(sheet.samples)].copy())
             _save_side_by_side(reals, sheet.samples, staging / COMPARISON_FILE)
             save_grid(sheet.pairs, staging / PAIRS_FILE, columns=3 * _PAIRS_IN_A_ROW - 1)
-            (staging / SHEETS).mkdir()
             for name, own in special.items():
+                (staging / SHEETS).mkdir(exist_ok=True)
                 save_grid(to_uint8(own.images).cpu(), staging / SHEETS / f"{name}.png", columns=own.columns)
             for name, content in records.items():
                 (staging / name).write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")

@@ -3,6 +3,7 @@
 import dataclasses
 from typing import Any
 
+import tiny_families
 import torch
 from torch import Tensor
 
@@ -11,16 +12,7 @@ from ganflow.models.game import Batch, FamilyParams, Game, Outcome, Player
 
 FAMILIES = {vars(family)["family"]: family for family in families()}
 CLASSES = 3
-SIZES = {
-    "width": 8,
-    "max_width": 16,
-    "hidden_units": 4,
-    "latent_dim": 6,
-    "style_dim": 5,
-    "mapping_layers": 2,
-    "label_dim": 3,
-}
-"""By the name of the parameter: a family takes those that it has."""
+SIZES = {**tiny_families.SIZES, "latent_dim": 6, "style_dim": 5}
 
 
 def tiny(name: str, **changes: Any) -> FamilyParams:

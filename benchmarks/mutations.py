@@ -1,4 +1,4 @@
-"""Breaks each formula of the evaluation in turn, and shows that a test fails.
+"""Breaks each formula of the evaluation and of the families in turn, and shows that a test fails.
 
     python benchmarks/mutations.py [--only frechet ...]
 
@@ -24,7 +24,7 @@ RESULTS = REPOSITORY / "benchmarks" / "results" / "mutations.json"
 
 
 class Mutation(NamedTuple):
-    """What is broken in a file of ganflow/evaluation: `before` becomes `after`."""
+    """What is broken in a file of ganflow, of evaluation/ where no folder is named: `before` becomes `after`."""
 
     file: str
     what: str
@@ -88,7 +88,7 @@ MUTATIONS = (
     Mutation("memorisation", "the farthest picture", ".argmin(dim=1)", ".argmax(dim=1)"),
     Mutation("memorisation", "the last batch wins", "nearer = distances <", "nearer = distances >"),
     Mutation("memorisation", "places count from each batch", "nearest + self._seen", "nearest"),
-    Mutation("discriminator", "fakes told right above 0", "(fake <= 0).sum()", "(fake > 0).sum()"),
+    Mutation("discriminator", "fakes told right above 0", "(fake <= threshold).sum()", "(fake > threshold).sum()"),
     Mutation("discriminator", "ties count for nothing", "(below + not_above).sum()) / (2 *", "below.sum()) / ("),
     Mutation("discriminator", "calibration with its sign", "gaps.abs().sum()", "gaps.sum()"),
     Mutation("discriminator", "advantage from 1/2", "advantage=2 * auc - 1", "advantage=auc - 0.5"),
@@ -107,13 +107,59 @@ MUTATIONS = (
     Mutation(
         "scores", "compared with the training pictures", '(REALS, self.n), ("train"', '("train", self.n), ("train"'
     ),
+    Mutation("discriminator", "threshold with the worst accuracy", "told_fake).argmax()", "told_fake).argmin()"),
+    Mutation(
+        "opponents", "threshold fitted on what is judged", 'sides("train", _THRESHOLD_SEED)', "sides(split, _SEED)"
+    ),
+    Mutation("agreement", "seen in place of asked", "(seen == asked.to", "(seen == seen.to"),
+    Mutation("models/losses", "hinge without its margin", "relu(1 - real)", "relu(-real)"),
+    Mutation("models/losses", "least squares without the half", "(fake + 1).square().mean()) / 2", "fake.mean())"),
+    Mutation("models/losses", "relativistic sides changed", "softplus(fake - real)", "softplus(real - fake)"),
+    Mutation("models/losses", "critic's sign", "fake.mean() - real.mean()", "real.mean() - fake.mean()"),
+    Mutation(
+        "models/penalties", "squares averaged over a picture", "square().sum(dim=(1, 2, 3)).mean()", "square().mean()"
+    ),
+    Mutation("models/penalties", "one place for all pictures", "torch.rand(len(real), 1,", "torch.rand(1, 1,"),
+    Mutation("models/penalties", "norm drawn towards 0", "(norms - 1).square()", "norms.square()"),
+    Mutation("models/penalties", "no second gradient", "images, create_graph=True)", "images, create_graph=False)"),
+    Mutation("models/penalties", "noise of variance 1", "** 0.5\n", "** 0.0\n"),
+    Mutation("models/classic", "R1 without its half", "gamma / 2 * squared", "gamma * squared"),
+    Mutation(
+        "models/classic",
+        "R1 at generated pictures",
+        "((self._r1, real), (self._r2, fake))",
+        "((self._r1, fake), (self._r2, real))",
+    ),
+    Mutation("models/wgan", "clipped on one side", "torch._foreach_clamp_min_(weights, -self._clip)", "pass"),
+    Mutation("models/wgan_gp", "penalty without its weight", "self._weight * gradient", "gradient"),
+    Mutation("models/cgan", "labels of chance, not of the batch", "copy_(batch.labels)", "copy_(batch.labels * 0)"),
+    Mutation("models/vae", "deviation for the variance", "params.pixel_deviation**2", "params.pixel_deviation"),
+    Mutation("models/vae", "divergence doubled", ".sum(dim=1) / 2", ".sum(dim=1)"),
+    Mutation("models/r3gan", "no R2", "+ squared_gradient_norm(fake.scores, fake.images)", "* 1.0"),
+    Mutation("models/r3gan", "burn-in the other way", "last + (first - last)", "first + (last - first)"),
+    Mutation(
+        "models/stylegan",
+        "R1 not weighted by its interval",
+        "self._params.r1_every * self._params.r1 /",
+        "self._params.r1 /",
+    ),
+    Mutation(
+        "models/stylegan", "weights not brought to unit norm", "features * norms.rsqrt()", "features * norms.sqrt()"
+    ),
+    Mutation(
+        "models/stylegan",
+        "truncation away from the average",
+        "lerp(self.average_style, style,",
+        "lerp(style, self.average_style,",
+    ),
+    Mutation("models/stylegan", "mixed before the crossover", ">= crossover[:, None]", "< crossover[:, None]"),
 )
 
 
 def main() -> int:
     """Run the tests on every mutant; the exit status is 1 if one survives."""
-    parser = argparse.ArgumentParser(description="Break each formula of the evaluation and run its tests.")
-    parser.add_argument("--only", nargs="+", metavar="FILE", help="files of ganflow/evaluation, without .py")
+    parser = argparse.ArgumentParser(description="Break each formula and run its tests.")
+    parser.add_argument("--only", nargs="+", metavar="FILE", help="files, as this one names them")
     only = parser.parse_args().only
     for mutation in MUTATIONS:
         if mutation.before not in _path(REPOSITORY, mutation.file).read_text(encoding="utf-8"):
@@ -143,17 +189,26 @@ def _outcome(copy: Path, mutation: Mutation) -> dict[str, str | None]:
         failed = _failing_test(copy, mutation.file)
     finally:
         path.write_text(source, encoding="utf-8")
-    print(f"{mutation.file:16} {mutation.what:45} {failed or 'SURVIVED'}", flush=True)
+    print(f"{mutation.file:18} {mutation.what:45} {failed or 'SURVIVED'}", flush=True)
     return {"file": f"{mutation.file}.py", "broken": mutation.what, "failed": failed}
 
 
 def _path(root: Path, file: str) -> Path:
-    return root / "src" / "ganflow" / "evaluation" / f"{file}.py"
+    return root / "src" / "ganflow" / _folder(file) / f"{_name(file)}.py"
+
+
+def _folder(file: str) -> str:
+    return file.rpartition("/")[0] or "evaluation"
+
+
+def _name(file: str) -> str:
+    return file.rpartition("/")[2]
 
 
 def _failing_test(copy: Path, file: str) -> str | None:
     """Run the tests of a file and name the first that fails."""
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", f"tests/evaluation/test_{file}.py"]
+    tests = f"tests/{_folder(file)}/test_{_name(file)}.py"
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", tests]
     environment = {**os.environ, "PYTHONPATH": str(copy / "src"), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(command, cwd=copy, env=environment, capture_output=True, text=True, check=False)
     if done.returncode == 0:

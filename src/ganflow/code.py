@@ -25,9 +25,10 @@ DEPENDENCIES: Final[dict[Stage, tuple[str, ...]]] = {
         "evaluation/sampling.py",
         "evaluation/statistics.py",
         "evaluation/validation.py",
+        "stages/game.py",
         "stages/train.py",
     ),
-    "evaluate": ("evaluation", "stages/evaluate.py"),
+    "evaluate": ("evaluation", "stages/evaluate.py", "stages/game.py"),
     "register": ("registry.py", "stages/register.py"),
 }
 

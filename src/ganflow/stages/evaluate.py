@@ -29,6 +29,7 @@ from ganflow.evaluation.scores import REALS, Judge, Metrics, Pair, count_images
 from ganflow.models.game import FamilyParams, Game, Sheet
 from ganflow.models.inputs import LABEL
 from ganflow.params import Params
+from ganflow.stages.game import build_game
 from ganflow.tracking.evaluations import (
     MEASURED_FILE,
     METRICS_FILE,
@@ -187,7 +188,7 @@ def _score(judge: Judge, pictures: Pictures, model: FamilyParams, device: torch.
 def _untrained(model: FamilyParams, packed: PackedData, device: torch.device) -> Game:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(FAKES_SEED)
-        return model.build(packed.card.channels, packed.card.resolution, packed.card.class_count).to(device)
+        return build_game(model, packed.card).to(device)
 
 
 def _require_like(sample: Tensor, packed: PackedData, trained: Path) -> None:

@@ -22,6 +22,7 @@ from ganflow.evaluation.extractor import load_extractor
 from ganflow.evaluation.sampling import BrokenGeneratorError
 from ganflow.evaluation.validation import ValidationFid
 from ganflow.params import Params
+from ganflow.stages.game import build_game
 from ganflow.tracking.delivery import Sender
 from ganflow.tracking.runs import RUN_FILE, TAG_PRECISION, TAG_RESUMED_AT, TAG_RESUMED_FROM, read_run, resume_run
 from ganflow.training import checkpoint, loop
@@ -157,10 +158,7 @@ def _assist(match: Match, state: Path, seed: int) -> None:
 
 def _new_match(params: Params, packed: PackedData, device: torch.device, team: Team) -> Match:
     torch.manual_seed(params.seed)
-    try:
-        game = params.model.build(packed.card.channels, packed.card.resolution, packed.card.class_count)
-    except ValueError as error:
-        raise UserError(str(error)) from None
+    game = build_game(params.model, packed.card)
     size, seed = params.train.batch_size, params.seed
     batches = Batches(packed.images("train"), packed.labels("train"), size, seed, device, team.share)
     return Match(game, batches, params.train, device, team)

@@ -57,13 +57,13 @@ def main() -> int:
 def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     """Show the results in Markdown, a row a training."""
     lines = [
-        "| family | images | seed | modes of 1000 | KL | FID | images/s | machine |",
-        "|---|---:|---:|---:|---:|---:|---:|---|",
+        "| family | images | batch | seed | modes of 1000 | KL | FID | images/s | machine |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for of in sorted(results.values(), key=lambda of: (of["images"], of["family"], of["seed"])):
         machine = of["machine"].get("gpu", of["machine"]["cpu"])
         lines.append(
-            f"| {of['family']} | {of['images']:,} | {of['seed']} | {of['modes']} | {of['modes_kl']:.3f} "
+            f"| {of['family']} | {of['images']:,} | {of['batch_size']} | {of['seed']} | {of['modes']} | {of['modes_kl']:.3f} "
             f"| {of['fid']:.3g} | {of['images_per_second']:,.0f} | {machine} |"
         )
     return "\n".join(lines)

@@ -63,8 +63,8 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
     for of in sorted(results.values(), key=lambda of: (of["images"], of["family"], of["seed"])):
         machine = of["machine"].get("gpu", of["machine"]["cpu"])
         lines.append(
-            f"| {of['family']} | {of['images']:,} | {of['batch_size']} | {of['seed']} | {of['modes']} | {of['modes_kl']:.3f} "
-            f"| {of['fid']:.3g} | {of['images_per_second']:,.0f} | {machine} |"
+            f"| {of['family']} | {of['images']:,} | {of['batch_size']} | {of['seed']} | {of['modes']} "
+            f"| {of['modes_kl']:.3f} | {of['fid']:.3g} | {of['images_per_second']:,.0f} | {machine} |"
         )
     return "\n".join(lines)
 

@@ -116,6 +116,17 @@ def test_gradient_penalty_does_not_reach_the_generator() -> None:
     assert fake.grad is None
 
 
+def test_a_flat_critic_has_a_finite_penalty() -> None:
+    # Its ReLU is off everywhere: the gradient is exactly 0, where a root has no derivative.
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(32, 4), nn.ReLU(), nn.Linear(4, 1)).double()
+    with torch.no_grad():
+        critic[1].bias.fill_(-1000)
+    found = gradient_penalty(lambda x: critic(x).flatten(), images(1), images(2))
+    assert found.item() == 1
+    gradients = torch.autograd.grad(found, list(critic.parameters()), materialize_grads=True)
+    assert all(bool(gradient.isfinite().all()) for gradient in gradients)
+
+
 def test_path_lengths_by_hand() -> None:
     # G(w) = A w, the same A for every layer: J^T y is A^T y for each layer.
     matrix = torch.randn(16, 5, dtype=torch.float64)
@@ -150,3 +161,12 @@ def test_path_lengths_against_finite_differences() -> None:
         return (lengths - 0.1).square().mean()
 
     check(penalty, network)
+
+
+def test_path_lengths_of_a_generator_that_does_not_move_are_finite() -> None:
+    scale = torch.zeros(1, requires_grad=True)
+    styles = torch.randn(3, 2, 4, requires_grad=True)
+    lengths = path_lengths((scale * styles).sum(dim=(1, 2)).view(3, 1, 1, 1).expand(3, 1, 4, 4), styles)
+    assert lengths.tolist() == [0, 0, 0]
+    (gradient,) = torch.autograd.grad((lengths - 1).square().mean(), scale)
+    assert gradient.isfinite().all()

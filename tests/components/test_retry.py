@@ -21,9 +21,9 @@ SMALL = params.parse(
         "data": {"resolution": 8},
         "model": {"family": "vanilla", "hidden_units": 16},
         "train": {
-            "images": 60_000,
+            "images": 30_000,
             "tick_every_images": 1_000,
-            "sample_every_images": 30_000,
+            "sample_every_images": 15_000,
             "checkpoint_every_images": 4_000,
         },
     }
@@ -66,29 +66,31 @@ def start(folder: Path, name: str, run_id: str, retry: int) -> subprocess.Popen[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_the_pod_in_its_place_goes_on_in_the_same_run(prepared: Path, end: signal.Signals) -> None:
-    lost = start(prepared, "lost", "run-7", 0)
-    deadline = time.monotonic() + 60
-    while not list((prepared / "volume" / "run-7").glob(f"train/*/{FILE}")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    lost.send_signal(end)
-    assert lost.wait(60) == (-signal.SIGKILL if end is signal.SIGKILL else 143)
-    assert not (prepared / "lost" / "run.json").exists()
+def test_the_pod_in_its_place_goes_on_in_the_same_run(prepared: Path) -> None:
+    ends = {"killed": (signal.SIGKILL, -signal.SIGKILL), "stopped": (signal.SIGTERM, 143)}
+    for name, (end, status) in ends.items():
+        lost = start(prepared, name, f"run-{name}", 0)
+        deadline = time.monotonic() + 60
+        while not list((prepared / "volume" / f"run-{name}").glob(f"train/*/{FILE}")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        lost.send_signal(end)
+        assert lost.wait(60) == status
+        assert not (prepared / name / "run.json").exists()
+        assert start(prepared, name, f"run-{name}", 1).wait(120) == 0, (prepared / "pod.log").read_text()
+    assert start(prepared, "calm", "run-calm", 0).wait(120) == 0, (prepared / "pod.log").read_text()
 
-    assert start(prepared, "lost", "run-7", 1).wait(120) == 0, (prepared / "pod.log").read_text()
-    assert start(prepared, "calm", "run-8", 0).wait(120) == 0, (prepared / "pod.log").read_text()
-
-    resumed, undisturbed = (json.loads((prepared / name / "run.json").read_text()) for name in ("lost", "calm"))
+    found = {name: json.loads((prepared / name / "run.json").read_text()) for name in (*ends, "calm")}
     client = connect()
-    runs = client.search_runs([resumed["experiment_id"]])
-    assert {run.info.run_id for run in runs} == {resumed["run_id"], undisturbed["run_id"]}
+    runs = client.search_runs([found["calm"]["experiment_id"]])
+    assert sorted(run.info.run_id for run in runs) == sorted(run["run_id"] for run in found.values())
     assert {run.info.status for run in runs} == {"FINISHED"}
-    points = [
-        [(point.step, point.value) for point in client.get_metric_history(run["run_id"], "train/generator_loss")]
-        for run in (resumed, undisturbed)
-    ]
-    assert len(points[0]) == 60
-    assert points[0] == points[1]
-    for name in ("generator.safetensors", "generator_live.safetensors", "discriminator.safetensors"):
-        assert (prepared / "lost" / name).read_bytes() == (prepared / "calm" / name).read_bytes(), name
+
+    def losses(name: str) -> list[tuple[int, float]]:
+        history = client.get_metric_history(found[name]["run_id"], "train/generator_loss")
+        return [(point.step, point.value) for point in history]
+
+    assert len(losses("calm")) == 30
+    for name in ends:
+        assert losses(name) == losses("calm")
+        for file in ("generator.safetensors", "generator_live.safetensors", "discriminator.safetensors"):
+            assert (prepared / name / file).read_bytes() == (prepared / "calm" / file).read_bytes(), (name, file)

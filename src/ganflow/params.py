@@ -79,13 +79,13 @@ class TrainParams:
     batch_size: int = Field(default=64, ge=2, le=65536)
     """Images a step."""
     generator_lr: float = Field(default=2e-4, gt=0.0, le=1.0)
-    """Adam's learning rate for the generator."""
+    """Learning rate of the generator."""
     discriminator_lr: float = Field(default=2e-4, gt=0.0, le=1.0)
-    """Adam's learning rate for the discriminator."""
+    """Learning rate of the discriminator."""
     beta1: float = Field(default=0.5, ge=0.0, lt=1.0)
-    """Adam's decay of the first moment."""
+    """Adam's decay of the first moment; nothing to a family that moves by RMSprop."""
     beta2: float = Field(default=0.999, ge=0.0, lt=1.0)
-    """Adam's decay of the second moment."""
+    """Adam's decay of the second moment; likewise."""
     ema_half_life: int = Field(default=20_000, ge=1)
     """Half-life of the generator's moving average, in images."""
     ema_ramp_up: float = Field(default=0.05, gt=0.0, le=1.0)

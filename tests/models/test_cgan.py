@@ -44,6 +44,19 @@ def test_the_generators_turn_keeps_the_labels_of_its_pictures() -> None:
     assert torch.equal(asked[-1], first.labels)  # type: ignore[arg-type]
 
 
+def test_a_pair_that_is_compared_has_one_class() -> None:
+    """The discriminator learns to compare within classes; across them its scores mean nothing."""
+    game = build("cgan", loss="relativistic")
+    asked: list[torch.Tensor] = []
+    game.discriminator.register_forward_pre_hook(lambda _, inputs: asked.append(inputs[1]))  # type: ignore[union-attr]
+    first, second = pictures(8), pictures(8)._replace(labels=torch.arange(8) % CLASSES)
+    for name, batch in (("discriminator", first), ("generator", second)):
+        asked.clear()
+        player(game, name).play(batch)
+        assert len(asked) == 2
+        assert all(torch.equal(labels, batch.labels) for labels in asked)  # type: ignore[arg-type]
+
+
 def test_a_sheet_has_a_row_for_each_label_and_the_same_latents_in_every_row() -> None:
     game = build("cgan").eval()
     with torch.no_grad():

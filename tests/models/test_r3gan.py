@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.functional import avg_pool2d
 
 from ganflow.models.penalties import squared_gradient_norm
-from ganflow.models.r3gan import R3GANParams, _Down, _Up
+from ganflow.models.r3gan import _Down, _Residual, _Up
 
 PARAMS = {"gamma": 2.0, "final_gamma": 0.5, "burn_in_images": 1000, "final_rate": 0.25, "final_beta2": 0.99}
 
@@ -94,9 +94,32 @@ def test_resampling_is_bilinear() -> None:
 
 
 def test_weights_are_drawn_to_keep_the_variance() -> None:
-    torch.manual_seed(0)
-    game = R3GANParams(width=64, max_width=64).build(3, 16)
-    score = game.judge(torch.randn(64, 3, 16, 16), None)
-    assert 0.05 < score.std() < 20
-    made = game.generator(game.draw_inputs(64))
-    assert 0.2 < made.std() < 5
+    game = build("r3gan", 3, 16, latent_dim=512, width=128, max_width=128)
+    generator, discriminator = game.generator, game.discriminator
+    gain = math.sqrt(2 / (1 + 0.2**2))  # of leaky ReLUs (He et al. 2015)
+    blocks = [block for block in game.modules() if isinstance(block, _Residual)]
+    assert len(blocks) == 2 * 6, "two at each of 16, 8 and 4 pixels"
+    for block in blocks:
+        widen, first, grouped, second, narrow = block.layers
+        for layer, fan_in in ((widen, 128), (grouped, 16 * 9)):
+            assert layer.weight.std().item() == pytest.approx(gain * 6**-0.25 / math.sqrt(fan_in), rel=0.03)
+            assert not layer.bias.any()
+        assert not narrow.weight.any()
+        assert first.negative_slope == second.negative_slope == 0.2
+    assert generator.basis.std().item() == pytest.approx(1, rel=0.1)  # type: ignore[operator, union-attr]
+    assert generator.linear.weight.std().item() == pytest.approx(512**-0.5, rel=0.03)  # type: ignore[operator, union-attr]
+    # A sum over 4 x 4 places keeps the variance of one.
+    assert discriminator.basis.std().item() == pytest.approx(1 / 4, rel=0.1)  # type: ignore[operator, union-attr]
+
+
+def test_pictures_have_no_bound_in_training() -> None:
+    """A generator that went too far could not come back, were its pictures cut."""
+    game = build("r3gan")
+    inputs = (1e3 * game.draw_inputs(4)).requires_grad_()
+    made = game.generator(inputs)
+    beyond = made.abs() > 1
+    assert beyond.any()
+    (gradient,) = torch.autograd.grad(made[beyond].sum(), inputs)
+    assert gradient.abs().max() > 0
+    with torch.no_grad():
+        assert game.generator.eval()(inputs).abs().max() == 1

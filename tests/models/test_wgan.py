@@ -1,6 +1,7 @@
 import pytest
 import torch
 from tiny import build, pictures, player, turn
+from torch import nn
 
 from ganflow.models.wgan import WGANParams
 
@@ -32,3 +33,9 @@ def test_critic_and_generator_pull_the_scores_apart() -> None:
     assert outcome.loss.item() == pytest.approx((outcome.values["d_fake"] - outcome.values["d_real"]).item(), abs=1e-7)
     d_fake = outcome.values["d_fake"].item()
     assert player(game, "generator").play(batch).loss.item() == pytest.approx(-d_fake, abs=1e-6)
+
+
+def test_the_critic_has_no_batch_norm() -> None:
+    game = build("wgan", 1, 32)
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in game.generator.modules())
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in game.discriminator.modules())  # type: ignore[union-attr]

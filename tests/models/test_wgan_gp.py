@@ -1,6 +1,7 @@
 import pytest
 import torch
 from tiny import build, lost, pictures, turn
+from torch import nn
 
 from ganflow.models.penalties import gradient_penalty
 from ganflow.models.wgan_gp import WGANGPParams
@@ -27,3 +28,9 @@ def test_the_penalty_is_worth_its_weight() -> None:
     losses = [lost(build("wgan_gp", penalty=weight), "discriminator", pictures(8)).item() for weight in (1.0, 2.0, 3.0)]
     assert losses[2] - losses[1] == pytest.approx(losses[1] - losses[0], rel=1e-3)
     assert losses[1] > losses[0]
+
+
+def test_the_critic_has_no_batch_norm() -> None:
+    game = build("wgan_gp", 1, 32)
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in game.generator.modules())
+    assert not any(isinstance(layer, nn.BatchNorm2d) for layer in game.discriminator.modules())  # type: ignore[union-attr]

@@ -61,7 +61,10 @@ class ClassicGame(TwoPlayerGame):
 
 
 def _normalise(network: nn.Module) -> None:
-    """Normalise every layer with weights (Miyato et al. 2018, section 2.1: one power iteration a step)."""
+    """Normalise every convolution and linear layer (Miyato et al. 2018, section 2.1: one power iteration a step).
+
+    A class comes in as a picture does, so that the embedding which draws it is no layer to be bounded.
+    """
     for layer in list(network.modules()):
         if isinstance(layer, nn.Linear | nn.Conv2d):
             spectral_norm(layer)

@@ -43,7 +43,7 @@ def discriminator(channels: int, widths: list[int], base: int, *, batch_norm: bo
 
 
 def initialise(layer: nn.Module) -> None:
-    """Draw the weights of a layer from N(0, 0.02) (section 3.1), and those of a batch norm from N(1, 0.02)."""
+    """Draw a layer's weights from N(0, 0.02) (section 4), a batch norm's from N(1, 0.02) as the authors' code does."""
     if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
         nn.init.normal_(layer.weight, 0.0, 0.02)
     elif isinstance(layer, nn.BatchNorm2d):

@@ -20,6 +20,14 @@ class DCGANParams(ClassicParams):
     # The paper normalises D too; without it small data gave a better FID, and D scores alike in train and eval mode.
     discriminator_norm: DiscriminatorNorm = option("none", "Normalisation inside the discriminator: none or batch.")
 
+    def __post_init__(self) -> None:
+        """Raise ValueError for penalties whose gradients batch norm would mix."""
+        if self.discriminator_norm == "batch" and (self.r1 > 0 or self.r2 > 0):
+            raise ValueError(
+                "discriminator_norm: batch makes a score depend on all pictures of its batch, and r1 and r2 need the "
+                "gradient of each alone; set discriminator_norm: none, or r1 and r2 to 0"
+            )
+
     def build(self, channels: int, resolution: int, classes: int = 0) -> ClassicGame:
         """Make the two convolutional networks."""
         base, _ = halvings(resolution)

@@ -24,7 +24,7 @@ def gradient_penalty(critic: Callable[[Tensor], Tensor], real: Tensor, fake: Ten
     places = torch.rand(len(real), 1, 1, 1, dtype=real.dtype, device=real.device)
     between = torch.lerp(fake.detach(), real, places).requires_grad_()
     # A norm, and no root of a sum: its derivative where a critic is flat is 0, the root's would be NaN.
-    norms = torch.linalg.vector_norm(_gradients(critic(between), between), dim=(1, 2, 3))
+    norms: Tensor = torch.linalg.vector_norm(_gradients(critic(between), between), dim=(1, 2, 3))
     return (norms - 1).square().mean()
 
 
@@ -36,7 +36,8 @@ def path_lengths(images: Tensor, styles: Tensor) -> Tensor:
     """
     noise = torch.randn_like(images) / (images.shape[2] * images.shape[3]) ** 0.5
     (gradient,) = torch.autograd.grad((images * noise).sum(), styles, create_graph=True)
-    return torch.linalg.vector_norm(gradient, dim=(1, 2)) / gradient.shape[1] ** 0.5
+    lengths: Tensor = torch.linalg.vector_norm(gradient, dim=(1, 2)) / gradient.shape[1] ** 0.5
+    return lengths
 
 
 def _gradients(scores: Tensor, images: Tensor) -> Tensor:

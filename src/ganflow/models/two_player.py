@@ -83,11 +83,13 @@ class TwoPlayerGame(Game):
         )
 
     def _generator_turn(self, batch: Batch) -> Outcome:
-        # The pictures of the discriminator's last step serve again, since the generator has not moved since.
+        # The pictures of the discriminator's last step serve again, since the generator has not moved since; but not
+        # where they are compared with real ones of their classes, since those of this turn's batch are others.
         made, self._fakes = self._fakes, None
-        images, labels = self._make(batch) if made is None or not made[0].requires_grad else made
+        if made is None or not made[0].requires_grad or (self.loss.generator_sees_real and made[1] is not None):
+            made = self._make(batch)
+        images, labels = made
         fake = self.judge(images, labels)
-        # As good as fresh where the loss compares with real pictures: every turn has a batch of its own.
         real = self.judge(batch.images, batch.labels) if self.loss.generator_sees_real else fake
         return Outcome(self.loss.generator(real, fake), {})
 

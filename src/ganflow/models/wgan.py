@@ -16,7 +16,7 @@ from ganflow.models.two_player import TwoPlayerGame, TwoPlayerParams
 
 @dataclass(frozen=True, kw_only=True)
 class WGANParams(TwoPlayerParams):
-    """The parameters of a Wasserstein GAN with weight clipping; the defaults are those of the paper."""
+    """The parameters of a Wasserstein GAN with weight clipping; clip and critic steps are the paper's."""
 
     family: Literal["wgan"] = option("wgan", "Kind of GAN.")
     loss: Literal["wasserstein"] = option("wasserstein", "What both lose: wasserstein.")
@@ -25,7 +25,7 @@ class WGANParams(TwoPlayerParams):
     clip: float = option(0.01, "Largest absolute value of a weight of the critic (c of Algorithm 1).", gt=0.0, le=1.0)
 
     def build(self, channels: int, resolution: int, classes: int = 0) -> "WGANGame":
-        """Make DCGAN's networks, those of the paper's experiments; the critic has no batch norm."""
+        """Make DCGAN's networks; unlike that of most of the paper's experiments, the critic has no batch norm."""
         base, _ = halvings(resolution)
         widths = channel_widths(self.width, resolution)
         return WGANGame(self, generator(self.latent_dim, widths, channels, base), discriminator(channels, widths, base))

@@ -16,7 +16,7 @@ from ganflow.models.two_player import Scored, TwoPlayerGame, TwoPlayerParams
 
 @dataclass(frozen=True, kw_only=True)
 class WGANGPParams(TwoPlayerParams):
-    """The parameters of a Wasserstein GAN with gradient penalty; the defaults are those of the paper."""
+    """The parameters of a Wasserstein GAN with gradient penalty; its weight and the critic steps are the paper's."""
 
     family: Literal["wgan_gp"] = option("wgan_gp", "Kind of GAN.")
     loss: Literal["wasserstein"] = option("wasserstein", "What both lose: wasserstein.")

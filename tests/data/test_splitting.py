@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from ganflow.data.splitting import by_key, cut, picture_key, require_distinct
+from ganflow.data.splitting import cut, picture_key, require_distinct, shuffled
 from ganflow.errors import UserError
 
 FRACTIONS = st.floats(0.01, 0.5)
@@ -89,8 +89,28 @@ def test_keys_follow_pixels_shape_and_seed() -> None:
     assert picture_key(picture, 0) not in others
 
 
-def test_order_is_by_key() -> None:
+def test_the_order_is_the_pictures_own() -> None:
     keys = np.array([5, 1, 9, 1, 7], np.uint64)
     labels = np.array([0, 2, 0, 1, 0])
-    assert by_key(np.array([0, 1, 3, 4]), keys, labels).tolist() == [3, 1, 0, 4]
-    assert by_key(np.array([0, 1, 4]), keys, None).tolist() == [1, 0, 4]
+    members = np.array([0, 1, 3, 4])
+    order = shuffled(members, keys, labels)
+    assert sorted(order) == sorted(members)
+    assert shuffled(members[::-1], keys, labels).tolist() == order.tolist()
+    first = order.tolist().index(3)
+    assert order[first + 1] == 1, "of equal pictures, the lower class first"
+    assert len(shuffled(np.array([0, 1, 4]), keys, None)) == 3
+
+
+@pytest.mark.parametrize("side", ["held", "kept"])
+def test_the_first_pictures_of_a_split_are_a_fair_sample_of_many_small_classes(side: str) -> None:
+    """Pearson's statistic over the classes, against what a draw without replacement leads to expect."""
+    classes, each, share = 200, 200, 0.2
+    rng = np.random.default_rng(0)
+    keys = rng.integers(0, 2**63, classes * each).astype(np.uint64) * np.uint64(2)
+    labels = rng.permutation(np.repeat(np.arange(classes), each))
+    members = getattr(cut(keys, labels, 0.5, spare=2), side)
+    for part in (slice(None, round(share * len(members))), slice(round((1 - share) * len(members)), None)):
+        counts = np.bincount(labels[shuffled(members, keys, labels)[part]], minlength=classes)
+        expected = share * each / 2
+        statistic = ((counts - expected) ** 2 / expected).sum() / (1 - share)
+        assert statistic == pytest.approx(classes - 1, abs=4 * (2 * (classes - 1)) ** 0.5)

@@ -15,7 +15,7 @@ from ganflow.data.digest import DataDigest
 from ganflow.data.format import Format
 from ganflow.data.packed import labels_file, shard_file
 from ganflow.data.sources import Source
-from ganflow.data.splitting import Labels, by_key, cut, require_distinct
+from ganflow.data.splitting import Labels, cut, require_distinct, shuffled
 from ganflow.data.spooling import Spool, spool
 from ganflow.data.workers import available_workers, working
 
@@ -113,7 +113,7 @@ def _split(spools: Mapping[Split, Spool], validation_fraction: float, test_fract
         held, kept = cut(train.keys[rest], labels, fraction, spare=len(missing) - position)
         parts[split], parts["train"] = (train, rest[held]), (train, rest[kept])
     return {
-        split: _Members(spool, by_key(indices, spool.keys, spool.labels)) for split, (spool, indices) in parts.items()
+        split: _Members(spool, shuffled(indices, spool.keys, spool.labels)) for split, (spool, indices) in parts.items()
     }
 
 

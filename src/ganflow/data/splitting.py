@@ -55,10 +55,21 @@ def cut(keys: Keys, labels: Labels | None, fraction: float, spare: int) -> Cut:
     return Cut(np.flatnonzero(held), np.flatnonzero(~held))
 
 
-def by_key(members: NDArray[np.int64], keys: Keys, labels: Labels | None) -> NDArray[np.int64]:
-    """Order pictures by their keys: at random, so that the first n of a split are a fair sample of it."""
+def shuffled(members: NDArray[np.int64], keys: Keys, labels: Labels | None) -> NDArray[np.int64]:
+    """Order pictures at random, so that the first n of a split are a fair sample of it.
+
+    Not by the keys themselves, of which `cut` took the lowest of each class: those that it kept would begin with the
+    classes of which it took the fewest. The order is as independent of names and files as the keys are.
+    """
     ties = np.zeros(len(members)) if labels is None else labels[members]
-    return members[np.lexsort((ties, keys[members]))]
+    return members[np.lexsort((ties, _mixed(keys[members])))]
+
+
+def _mixed(keys: Keys) -> Keys:
+    """Give each key another one that looks independent of it (Steele et al. 2014, SplitMix64's last steps)."""
+    keys = (keys ^ (keys >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    keys = (keys ^ (keys >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return keys ^ (keys >> np.uint64(31))
 
 
 def _lowest(keys: Keys, fraction: float, spare: int) -> Keys:

@@ -217,9 +217,11 @@ def test_the_best_threshold_lies_in_the_middle_of_the_gap() -> None:
     # Nothing is right but calling all of them the same.
     assert best_threshold(torch.tensor([1.0, 2.0]), torch.tensor([3.0])) in {0.0, 4.0}
     # Neighbours in float32, which a middle in float32 could not part.
-    low = torch.tensor([1.0])
-    high = torch.nextafter(low, torch.tensor([2.0]))
-    assert float(low) < best_threshold(high, low) < float(high)
+    one, two, three = (torch.tensor([1 + n * torch.finfo(torch.float32).eps]) for n in range(3))
+    for low, high in ((one, two), (two, three)):
+        threshold = best_threshold(high, low)
+        assert float(low) < threshold < float(high)
+        assert score_discriminator(high, low, threshold=threshold).accuracy == 1
 
 
 def test_a_fitted_threshold_finds_what_a_shift_hides() -> None:

@@ -8,8 +8,9 @@ from ganflow.models.game import Game
 def label_agreement(game: Game, labeller: Labeller, n: int, batch_size: int, seed: int) -> float | None:
     """Give the share in [0, 1] of `n` generated pictures that are of the class they were asked to be.
 
-    The classifier of real pictures decides (Odena et al. 2017, section 4.3), whose own errors count too: what it
-    reaches on real pictures is the most that can be expected. None for a generator that takes no labels.
+    The classifier of real pictures decides (Odena et al. 2017, section 4.3), whose own errors count too. To be read
+    beside what it reaches on real test pictures; a generator whose pictures are all typical of their class can have
+    more. None for a generator that takes no labels.
     Raises BrokenGeneratorError.
     """
     right = 0

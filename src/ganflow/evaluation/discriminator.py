@@ -70,6 +70,7 @@ def score_discriminator(
     if not (torch.isfinite(real).all() and torch.isfinite(fake).all()):
         raise UserError("the discriminator's scores are not finite: train again, with smaller learning rates")
     n = len(real)
+    real, fake = real.double(), fake.double()  # or a threshold between two neighbours would be rounded to one of them
     right_real, right_fake = int((real > threshold).sum()), int((fake <= threshold).sum())
     auc = area_under_curve(real, fake)
     auc_low, auc_high = auc_interval(auc, n, n)

@@ -1,7 +1,9 @@
 """StyleGAN2: a mapping to styles that modulate the weights of every layer (Karras et al. 2019 and 2020).
 
-Beside what the papers call StyleGAN2: no deviation over the minibatch, so that a score depends on one picture alone.
-Lazy penalties join the step of the loss, weighted by their interval, instead of taking steps of their own.
+What is simpler here than in StyleGAN2: no deviation over the minibatch, so that a score depends on one picture alone;
+lazy penalties join the step of the loss, weighted by their interval, and take no steps of their own with settings of
+Adam's of their own; features are resampled bilinearly and by means of 2 x 2, not with longer filters, and before the
+convolutions that change the resolution; the noise is fixed whenever pictures are made by the trained generator.
 """
 
 import math
@@ -23,7 +25,7 @@ from ganflow.models.two_player import Scored, TwoPlayerGame, TwoPlayerParams
 
 TRUNCATION = "truncation"
 _MAPPING_RATE = 0.01  # of the learning rate (2019, appendix C)
-_STYLE_DECAY = 0.995  # of the average style, a step (2019, appendix C)
+_STYLE_DECAY = 0.995  # of the average style, whenever styles are made in training (as the authors' code has it)
 _PATH_DECAY = 0.01  # how far the average path length moves a step (2020, appendix B)
 _SHEET_SIDE = 6
 _TRUNCATIONS = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -5,7 +5,7 @@ from typing import Any
 
 import tiny_families
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ganflow.models import families
 from ganflow.models.game import Batch, FamilyParams, Game, Outcome, Player
@@ -44,6 +44,24 @@ def turn(game: Game, name: str, batch: Batch) -> Outcome:
     outcome = mover.play(batch)
     torch.autograd.backward(outcome.loss, inputs=list(mover.network.parameters()))
     return outcome
+
+
+def gradients(game: Game, name: str, batch: Batch) -> list[Tensor]:
+    """Give the gradients by the weights of a player's network that its turn leaves."""
+    turn(game, name, batch)
+    weights = player(game, name).network.parameters()
+    return [torch.zeros_like(weight) if weight.grad is None else weight.grad.clone() for weight in weights]
+
+
+def gradients_of(value: Tensor, network: nn.Module) -> list[Tensor]:
+    """Give those of a scalar."""
+    return list(torch.autograd.grad(value, list(network.parameters()), materialize_grads=True))
+
+
+def check_difference(larger: list[Tensor], smaller: list[Tensor], expected: list[Tensor]) -> None:
+    """Compare what a penalty adds to gradients with what it should add, which is not nothing."""
+    assert any(bool(gradient.any()) for gradient in expected)
+    torch.testing.assert_close([x - y for x, y in zip(larger, smaller, strict=True)], expected, rtol=1e-3, atol=1e-5)
 
 
 def lost(game: Game, name: str, batch: Batch) -> Tensor:

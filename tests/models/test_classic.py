@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from tiny import build, lost, pictures, player, turn
+from tiny import build, check_difference, gradients, gradients_of, lost, pictures, player, turn
 from torch import Tensor, nn
 
 from ganflow.models.classic import LOSSES
 from ganflow.models.game import Batch, Game
+from ganflow.models.penalties import squared_gradient_norm
 
 NAMES = ("vanilla", "dcgan", "cgan")
 
@@ -74,6 +75,21 @@ def test_r1_and_r2_are_half_gamma_times_the_squared_gradient_of_each_picture(nam
             (gradient,) = torch.autograd.grad(game.judge(own, label[None]), own)
             squares.append(gradient.square().sum().item())
         assert added == pytest.approx(gamma / 2 * sum(squares) / 4, rel=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("penalty", ["r1", "r2"])
+def test_r1_and_r2_move_the_discriminator(name: str, penalty: str) -> None:
+    batch = pictures(4)
+    without, found = (
+        gradients(build(name, dropout=0.0, **{penalty: weight}), "discriminator", batch) for weight in (0.0, 3.0)
+    )
+    game = build(name, dropout=0.0)
+    torch.manual_seed(3)
+    made = game.generator(asking(game, batch))
+    at = (batch.images if penalty == "r1" else made).detach().requires_grad_()
+    expected = 3.0 / 2 * squared_gradient_norm(game.judge(at, batch.labels), at)
+    check_difference(found, without, gradients_of(expected, player(game, "discriminator").network))
 
 
 @pytest.mark.parametrize("name", NAMES)

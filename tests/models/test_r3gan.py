@@ -2,7 +2,7 @@ import math
 
 import pytest
 import torch
-from tiny import build, lost, pictures, turn
+from tiny import build, check_difference, gradients, gradients_of, lost, pictures, player, turn
 from torch import nn
 from torch.nn.functional import avg_pool2d
 
@@ -27,13 +27,25 @@ def test_the_penalties_are_taken_at_real_and_generated_pictures_in_every_round()
         assert outcome.loss.item() == pytest.approx((relative + outcome.values["penalty"]).item(), rel=1e-5)
 
 
+def test_the_penalties_move_the_discriminator() -> None:
+    batch = pictures(4)
+    light, heavy = (gradients(build("r3gan", gamma=gamma), "discriminator", batch) for gamma in (1.0, 3.0))
+    game = build("r3gan")
+    torch.manual_seed(3)
+    made = game.generator(game.draw_inputs(4)).detach().requires_grad_()
+    real = batch.images.clone().requires_grad_()
+    both = sum(squared_gradient_norm(game.judge(x, None), x) for x in (real, made))
+    assert isinstance(both, torch.Tensor)
+    check_difference(heavy, light, gradients_of(both, player(game, "discriminator").network))
+
+
 @pytest.mark.parametrize(("images", "share"), [(0, 0.0), (250, 0.25), (500, 0.5), (1000, 1.0), (9000, 1.0)])
 def test_the_burn_in_goes_along_a_cosine(images: int, share: float) -> None:
     passed = (1 - math.cos(math.pi * share)) / 2  # 0 at first, 1 at last
     game = build("r3gan", **PARAMS)
-    for player in game.players:
-        assert player.pace is not None
-        pace = player.pace(images, 0.9)
+    for one in game.players:
+        assert one.pace is not None
+        pace = one.pace(images, 0.9)
         assert pace.rate == pytest.approx(1 + passed * (0.25 - 1))
         assert pace.beta2 == pytest.approx(0.9 + passed * (0.99 - 0.9))
     at_first = turn(game, "discriminator", pictures(4)).values["penalty"].item()

@@ -1,6 +1,6 @@
 import pytest
 import torch
-from tiny import build, lost, pictures, turn
+from tiny import build, check_difference, gradients, gradients_of, lost, pictures, player, turn
 from torch import nn
 
 from ganflow.models.penalties import gradient_penalty
@@ -22,6 +22,16 @@ def test_the_penalty_is_descended_in_the_critics_step() -> None:
     made = game.generator(game.draw_inputs(8)).detach()
     expected = 7.0 * gradient_penalty(game.discriminator, batch.images, made)  # type: ignore[arg-type]
     assert outcome.values["penalty"].item() == pytest.approx(expected.item(), rel=1e-5)
+
+
+def test_the_penalty_moves_the_critic() -> None:
+    batch = pictures(8)
+    light, heavy = (gradients(build("wgan_gp", penalty=weight), "discriminator", batch) for weight in (2.0, 7.0))
+    game = build("wgan_gp")
+    critic = player(game, "discriminator").network
+    torch.manual_seed(3)
+    made = game.generator(game.draw_inputs(8)).detach()
+    check_difference(heavy, light, gradients_of(5.0 * gradient_penalty(critic, batch.images, made), critic))
 
 
 def test_the_penalty_is_worth_its_weight() -> None:

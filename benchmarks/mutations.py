@@ -1,4 +1,4 @@
-"""Breaks each formula of the evaluation and of the families in turn, and shows that a test fails.
+"""Breaks formulas of the data, the evaluation and the families one by one, and shows that a test fails.
 
     python benchmarks/mutations.py [--only frechet ...]
 
@@ -153,6 +153,123 @@ MUTATIONS = (
         "lerp(style, self.average_style,",
     ),
     Mutation("models/stylegan", "mixed before the crossover", ">= crossover[:, None]", "< crossover[:, None]"),
+    Mutation(
+        "models/penalties",
+        "no derivative where the critic is flat",
+        "torch.linalg.vector_norm(_gradients(critic(between), between), dim=(1, 2, 3))",
+        "_gradients(critic(between), between).square().sum(dim=(1, 2, 3)).sqrt()",
+    ),
+    Mutation(
+        "models/classic",
+        "penalties that move nothing",
+        "squared_gradient_norm(of.scores, of.images)",
+        "squared_gradient_norm(of.scores, of.images).detach()",
+    ),
+    Mutation(
+        "models/wgan_gp",
+        "batch norm in the critic",
+        "discriminator(channels, widths, base)",
+        "discriminator(channels, widths, base, batch_norm=True)",
+    ),
+    Mutation(
+        "models/wgan_gp",
+        "a penalty that moves nothing",
+        "gradient_penalty(self.discriminator, real.images, fake.images)",
+        "gradient_penalty(self.discriminator, real.images, fake.images).detach()",
+    ),
+    Mutation("models/vanilla", "ReLU in the discriminator", "nn.LeakyReLU(0.2), nn.Dropout", "nn.ReLU(), nn.Dropout"),
+    Mutation("models/r3gan", "not initialised as Fixup does", " * blocks**-0.25", ""),
+    Mutation("models/r3gan", "gain of another slope", "(1 + 0.2**2)", "(1 + 0.5**2)"),
+    Mutation("models/r3gan", "weights drawn by their outputs", "layer.weight[0].numel()", "layer.weight[:, 0].numel()"),
+    Mutation(
+        "models/r3gan",
+        "a base that adds up",
+        "torch.randn(widths[-1], base, base) / base",
+        "torch.randn(widths[-1], base, base)",
+    ),
+    Mutation(
+        "models/r3gan",
+        "pictures cut in training",
+        "pictures if self.training else pictures.clamp(-1, 1)",
+        "pictures.clamp(-1, 1)",
+    ),
+    Mutation("models/r3gan", "penalties that move nothing", "gamma / 2 * norms", "gamma / 2 * norms.detach()"),
+    Mutation(
+        "models/stylegan",
+        "R1 that moves nothing",
+        "squared_gradient_norm(real.scores, real.images)",
+        "squared_gradient_norm(real.scores, real.images).detach()",
+    ),
+    Mutation(
+        "models/stylegan",
+        "path lengths that move nothing",
+        "(lengths - self.path_mean)",
+        "(lengths.detach() - self.path_mean)",
+    ),
+    Mutation("models/stylegan", "a mapping as quick as the rest", "_MAPPING_RATE = 0.01", "_MAPPING_RATE = 1.0"),
+    Mutation("models/stylegan", "linear weights not scaled", "rate, rate / math.sqrt(before)", "rate, rate"),
+    Mutation("models/stylegan", "biases not slowed down", "self.bias * self.rate", "self.bias"),
+    Mutation(
+        "models/stylegan",
+        "weights not drawn by their rate",
+        "torch.randn(after, before) / rate",
+        "torch.randn(after, before)",
+    ),
+    Mutation(
+        "models/stylegan", "convolutions not scaled", "1 / math.sqrt(before * side * side), side // 2", "1.0, side // 2"
+    ),
+    Mutation(
+        "models/stylegan",
+        "latents brought to length 1",
+        ".square().mean(dim=1, keepdim=True)",
+        ".square().sum(dim=1, keepdim=True)",
+    ),
+    Mutation(
+        "models/stylegan",
+        "scales that begin at 0",
+        "_Linear(style_dim, before, bias=1.0)",
+        "_Linear(style_dim, before)",
+    ),
+    Mutation(
+        "models/stylegan",
+        "a latent mixed with itself",
+        "return self.draw_inputs(n), self.draw_inputs(n),",
+        "return (same := self.draw_inputs(n)), same,",
+    ),
+    Mutation(
+        "models/stylegan", "one crossover for all", "torch.randint(1, layers, (n,),", "torch.randint(1, layers, (1,),"
+    ),
+    Mutation(
+        "models/stylegan",
+        "path lengths of single styles",
+        "self.generator.styles(*self._draw_mixed(n))",
+        "self.generator.styles(self.draw_inputs(n))",
+    ),
+    Mutation(
+        "models/stylegan", "noise of a channel", "torch.randn_like(features[:, :1])", "torch.randn_like(features)"
+    ),
+    Mutation(
+        "models/stylegan",
+        "noise shared by the batch",
+        "torch.randn_like(features[:, :1])",
+        "torch.randn_like(features[:1, :1])",
+    ),
+    Mutation("models/stylegan", "the last style unused", "styles[:, layer + 1]", "styles[:, layer]"),
+    Mutation(
+        "models/stylegan",
+        "residual blocks that add up",
+        "avg_pool2d(features, 2))) / math.sqrt(2)",
+        "avg_pool2d(features, 2)))",
+    ),
+    Mutation(
+        "models/stylegan",
+        "pictures cut in training",
+        "pictures if self.training else pictures.clamp(-1, 1)",
+        "pictures.clamp(-1, 1)",
+    ),
+    Mutation("models/stylegan", "nearest pixels", 'mode="bilinear", align_corners=False', 'mode="nearest"'),
+    Mutation("discriminator", "a threshold rounded to a score", "real.double(), fake.double()", "real, fake"),
+    Mutation("data/splitting", "splits in the order of their keys", "_mixed(keys[members])", "keys[members]"),
 )
 
 

@@ -4,15 +4,17 @@
     python benchmarks/modes.py --table
 
 Trains experiments/stacked_mnist-*.yaml one after the other by the training loop alone, so that it runs wherever torch
-does: there is no DVC and no MLflow in it. Killed, it goes on where it was. A training's results are written to
-benchmarks/results/modes.json as it ends, each with the machine that it ran on; --table prints them as Markdown, as
-docs/evaluation.md shows them.
+does: there is no DVC and no MLflow in it. Killed, it goes on where it was; with other settings it is another training.
+A training's results are written to benchmarks/results/modes.json as it ends, each with the machine that it ran on;
+--table prints them as Markdown, as docs/evaluation.md shows them.
 """
 
 import argparse
+import hashlib
 import json
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -33,6 +35,7 @@ from ganflow.training import loop
 from ganflow.training.device import pick_device
 from ganflow.training.journal import Journal
 from ganflow.training.match import Match
+from ganflow.training.state import state_digest
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results" / "modes.json"
@@ -49,7 +52,8 @@ def main() -> int:
         for family in options.only:
             overrides = [f"data.root={options.mnist.resolve()}", f"seed={options.seed}", *options.set]
             params = resolve(_PREFIX + family, overrides, REPOSITORY / "experiments")
-            _keep(f"{family}-{params.train.images}-{params.seed}", _run(params, options.work))
+            result = {**_run(params, options.work), "set": options.set}
+            _keep(f"{family}-{params.train.images}-{params.seed}-{result['decides']}", result)
     print(table(json.loads(RESULTS.read_text(encoding="utf-8"))))
     return 0
 
@@ -61,7 +65,7 @@ def table(results: Mapping[str, Mapping[str, Any]]) -> str:
         "|---|---:|---:|---:|---:|---:|---:|---:|---|",
     ]
     for of in sorted(results.values(), key=lambda of: (of["images"], of["family"], of["seed"])):
-        machine = of["machine"].get("gpu", of["machine"]["cpu"])
+        machine = of["machine"].get("gpu", f"{of['machine']['cpu']}, threads: {of['machine']['threads']}")
         lines.append(
             f"| {of['family']} | {of['images']:,} | {of['batch_size']} | {of['seed']} | {of['modes']} "
             f"| {of['modes_kl']:.3f} | {of['fid']:.3g} | {of['images_per_second']:,.0f} | {machine} |"
@@ -82,12 +86,14 @@ def _options() -> argparse.Namespace:
 
 def _run(params: Params, work: Path) -> dict[str, Any]:
     """Train, from the last checkpoint where there is one, and measure the averaged generator."""
-    prepared = work / "prepared"
+    data = hashlib.sha256(json.dumps(asdict(params.data)).encode()).hexdigest()[:8]
+    prepared = work / f"prepared-{data}"
     if not prepared.exists():
         prepare(params, prepared)
     packed, device = PackedData(prepared), pick_device(params.train.device)
     match = _match(params, packed, device)
-    state = work / f"{params.model.family}-{params.train.images}-{params.seed}"
+    decides = state_digest(params, packed.card)[:8]
+    state = work / f"{params.model.family}-{decides}"
     state.mkdir(parents=True, exist_ok=True)
     inputs = match.game.draw_inputs(loop.SAMPLES, torch.Generator().manual_seed(params.seed))
     journal = Journal(state)
@@ -95,6 +101,7 @@ def _run(params: Params, work: Path) -> dict[str, Any]:
     rates = [line["values"]["train/images_per_second"] for line in journal.lines() if "values" in line]
     return {
         "family": params.model.family,
+        "decides": decides,
         "images": params.train.images,
         "seed": params.seed,
         "batch_size": params.train.batch_size,
